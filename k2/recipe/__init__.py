@@ -1,0 +1,1 @@
+"""The recipe: what is trained, whole and frozen."""

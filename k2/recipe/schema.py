@@ -1,0 +1,371 @@
+"""The recipe: one complete, frozen description of a run, and the rules that make it sound.
+
+What enters is a TOML document (see `recipe.load`); what leaves is a `Recipe` whose numbers agree with
+each other. A recipe says *what* is trained. *Where* it runs is a `Place`, which never changes the digest.
+"""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Count = Annotated[int, Field(ge=1, le=10**15)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+NUM_CODE_TOKENS = 18  # K2 §2: the StarCoder tokens appended to LLaMA's 32,000
+TOKENS_LIMIT = 65_536  # token ids are stored as uint16
+
+
+class Part(BaseModel):
+    """A frozen piece of a recipe. An unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Model(Part):
+    """The LLaMA shape of the model. RoPE's base belongs to the stage, as K2 raised it for stage 2."""
+
+    layers: Count
+    hidden: Count
+    ffn: Count = Field(description="width of the SwiGLU MLP")
+    heads: Count
+    vocab_rows: Annotated[int, Field(ge=1, le=TOKENS_LIMIT)] = Field(description="rows of the untied embeddings")
+    norm_eps: Positive = 1e-5
+    init_std: Positive = 0.02
+
+    @property
+    def head_width(self) -> int:
+        return self.hidden // self.heads
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        _divides("model.hidden", self.hidden, "model.heads", self.heads)
+        if self.head_width % 2:
+            raise ValueError(f"model.hidden / model.heads = {self.head_width} must be even: RoPE turns pairs of numbers")
+        return self
+
+
+class TrainedTokenizer(Part):
+    """A sentencepiece BPE tokenizer trained on the recipe's own corpus, with LLaMA's settings."""
+
+    kind: Literal["train"] = "train"
+    pieces: Annotated[int, Field(ge=300, le=TOKENS_LIMIT)] = Field(description="sentencepiece pieces, before the code tokens")
+    train_bytes: Count = Field(default=2_000_000, description="how much of the corpus the trainer reads")
+
+
+class FileTokenizer(Part):
+    """A sentencepiece model that the user brings, such as LLaMA's. `path` is relative to the place's data folder."""
+
+    kind: Literal["file"] = "file"
+    path: str
+    pieces: Annotated[int, Field(ge=300, le=TOKENS_LIMIT)]
+
+
+Tokenizer = Annotated[TrainedTokenizer | FileTokenizer, Field(discriminator="kind")]
+
+
+class PythonSource(Part):
+    """Real text that any machine with Python holds: gathered from the installation that runs k2."""
+
+    kind: Literal["python"] = "python"
+    part: Literal["code", "reference", "docstrings", "licences", "metadata"]
+
+
+class FilesSource(Part):
+    """Files of the place's data folder: `.jsonl` with a text field, or plain text, one document a file."""
+
+    kind: Literal["files"] = "files"
+    pattern: str = Field(description="glob, relative to the place's data folder")
+    text_field: str = "text"
+
+
+Source = Annotated[PythonSource | FilesSource, Field(discriminator="kind")]
+
+
+class Subset(Part):
+    """One source of the mix. `max_bytes` caps the text taken from it, in document order."""
+
+    name: Name
+    source: Source
+    domain: str = Field(description="what kind of text it is: web, code, law, reference ...")
+    code: bool = Field(default=False, description="code may become fill-in-the-middle")
+    max_bytes: Count | None = None
+
+
+class FillInTheMiddle(Part):
+    """K2 §1.2: each code document becomes FIM with probability `rate`, and then SPM with probability `spm_rate`."""
+
+    rate: Fraction = 0.5
+    spm_rate: Fraction = 0.5
+
+
+class Data(Part):
+    subsets: tuple[Subset, ...]
+    fill_in_the_middle: FillInTheMiddle = FillInTheMiddle()
+    held_out: Fraction = Field(default=0.0, description="share of the documents kept from training, for evaluation")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        _no_repeats("data.subsets", [s.name for s in self.subsets])
+        return self
+
+
+class MixEntry(Part):
+    """One subset in a stage's mix: `repeat` 3 reads it three times, 0.5 reads half of it."""
+
+    subset: Name
+    repeat: Positive = 1.0
+    fraction: Fraction | None = Field(default=None, description="published share of the stage's samples")
+    tokens: NonNegative | None = Field(default=None, description="published tokens of the subset in this stage")
+
+
+class Schedule(Part):
+    """Linear warmup to `peak`, then cosine or linear decay to `final` at the stage's last step."""
+
+    kind: Literal["cosine", "linear"]
+    peak: Positive
+    final: NonNegative
+    warmup_steps: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.final > self.peak:
+            raise ValueError(f"schedule.final = {self.final} must not exceed schedule.peak = {self.peak}")
+        return self
+
+
+class Stage(Part):
+    """A mix, a context length, a schedule, and a number of chunks. One checkpoint a chunk."""
+
+    name: Name
+    context: Count
+    rope_base: Positive
+    chunks: Count
+    steps_per_chunk: Count
+    batch_samples: Count = Field(description="samples of one step, over all ranks")
+    micro_batch_samples: Count = Field(description="samples of one micro-batch on one data rank")
+    schedule: Schedule
+    mix: tuple[MixEntry, ...]
+    unpublished_tokens: NonNegative = Field(default=0.0, description="tokens of the mix whose source was never published")
+
+    @property
+    def steps(self) -> int:
+        return self.chunks * self.steps_per_chunk
+
+    @property
+    def samples_per_chunk(self) -> int:
+        return self.steps_per_chunk * self.batch_samples
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_samples * self.context
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.tokens_per_step
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Self:
+        if self.schedule.warmup_steps >= self.steps:
+            raise ValueError(
+                f"stages.{self.name}.schedule.warmup_steps = {self.schedule.warmup_steps} must be below the stage's "
+                f"{self.steps} steps ({self.chunks} chunks of {self.steps_per_chunk})"
+            )
+        _no_repeats(f"stages.{self.name}.mix", [entry.subset for entry in self.mix])
+        return self
+
+
+class Optimizer(Part):
+    """AdamW. No weight decay on one-dimensional parameters."""
+
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.95
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.1
+    clip: Positive = Field(default=1.0, description="limit of the global gradient norm")
+
+
+class Layout(Part):
+    """The parallel layout: pipeline x data x tensor ranks. ZeRO 1 shards the optimizer over the data ranks."""
+
+    pipeline: Count = 1
+    data: Count = 1
+    tensor: Count = 1
+    sequence_parallel: bool = False
+    zero_stage: Literal[1] = 1
+    precision: Literal["fp32", "bf16"] = "bf16"
+
+    @property
+    def ranks(self) -> int:
+        return self.pipeline * self.data * self.tensor
+
+    def micro_batches(self, stage: Stage) -> int:
+        """How many micro-batches one data rank takes in a step of `stage`."""
+        return stage.batch_samples // (self.data * stage.micro_batch_samples)
+
+    @model_validator(mode="after")
+    def _sequence_needs_tensor(self) -> Self:
+        if self.sequence_parallel and self.tensor == 1:
+            raise ValueError("layout.sequence_parallel = true has no effect with layout.tensor = 1: set it to false, or tensor above 1")
+        return self
+
+
+class Checkpoints(Part):
+    rescue_every_steps: Count = Field(description="steps between two rescue checkpoints; chunk ends are always saved")
+
+
+class Spikes(Part):
+    """The detector and the rollback policy. Every window scales with `persistence_steps` (100 in K2 §3.1)."""
+
+    mode: Literal["auto", "confirm", "observe"] = "auto"
+    persistence_steps: Annotated[int, Field(ge=4)] = Field(default=100, description="elevated for so long is malignant")
+    onset_z: Positive = 8.0
+    quiet_z: Positive = 4.0
+    level_deviations: Positive = 1.5
+    level_nats: Positive = 0.05
+    bypass: Literal["skip", "defer"] = Field(default="skip", description="skip the data window, or defer the chunk to the end (K2)")
+    margin_steps: Annotated[int, Field(ge=0)] = Field(default=100, description="the target lies at least so many steps before the onset")
+    max_skip_steps: Count = 400
+    max_rollbacks: Annotated[int, Field(ge=0)] = Field(default=10, description="of a run; then it stops and asks")
+
+
+class Fault(Part):
+    """A disturbance that the recipe itself declares, keyed by step: the learning rate is multiplied for some steps."""
+
+    stage: Name
+    first_step: Count
+    steps: Count
+    learning_rate_factor: Positive
+
+
+class Evaluation(Part):
+    suite: Name
+    every: Count = Field(default=1, description="every k-th checkpoint is scored, and the last")
+
+
+class Publishing(Part):
+    every: Count = Field(default=1, description="every k-th checkpoint is published, and the last (K2: every third)")
+    licence: str = "apache-2.0"
+    data_licence: str = "odc-by"
+
+
+class Energy(Part):
+    """The report's formula, §5: devices x hours x kW x PUE, and its carbon."""
+
+    devices: Count
+    device_kw: Positive
+    pue: Positive
+    tco2e_per_mwh: Positive
+    days: Positive | None = Field(default=None, description="measured or assumed length of the whole run")
+    peak_tflops: Positive | None = Field(default=None, description="of one device, dense, at the layout's precision")
+
+
+class Recipe(Part):
+    """One run, whole. Its digest is the run's identity."""
+
+    name: Name
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    model: Model
+    tokenizer: Tokenizer
+    data: Data
+    stages: tuple[Stage, ...]
+    optimizer: Optimizer = Optimizer()
+    layout: Layout = Layout()
+    checkpoints: Checkpoints
+    spikes: Spikes = Spikes()
+    faults: tuple[Fault, ...] = ()
+    evaluation: Evaluation
+    publishing: Publishing = Publishing()
+    energy: Energy
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name; `ValueError` names those there are."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise ValueError(f"no stage {name!r} in recipe {self.name!r}; it has {', '.join(s.name for s in self.stages)}")
+
+    def first_checkpoint_number(self, stage_name: str) -> int:
+        """Checkpoints run on through the stages: the number of chunks trained before this stage."""
+        total = 0
+        for stage in self.stages:
+            if stage.name == stage_name:
+                return total
+            total += stage.chunks
+        raise ValueError(f"no stage {stage_name!r} in recipe {self.name!r}")
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if not self.stages:
+            raise ValueError("stages is empty: a recipe trains at least one stage")
+        _no_repeats("stages", [s.name for s in self.stages])
+        self._tokenizer_fits()
+        self._layout_divides()
+        self._mix_is_known()
+        self._faults_lie_inside()
+        return self
+
+    def _tokenizer_fits(self) -> None:
+        needed = self.tokenizer.pieces + NUM_CODE_TOKENS
+        if self.model.vocab_rows < needed:
+            raise ValueError(
+                f"model.vocab_rows = {self.model.vocab_rows} must hold tokenizer.pieces = {self.tokenizer.pieces} "
+                f"and {NUM_CODE_TOKENS} code tokens: at least {needed}"
+            )
+
+    def _layout_divides(self) -> None:
+        layout = self.layout
+        _divides("model.layers", self.model.layers, "layout.pipeline", layout.pipeline)
+        _divides("model.heads", self.model.heads, "layout.tensor", layout.tensor)
+        _divides("model.ffn", self.model.ffn, "layout.tensor", layout.tensor)
+        _divides("model.vocab_rows", self.model.vocab_rows, "layout.tensor", layout.tensor)
+        for stage in self.stages:
+            share = layout.data * stage.micro_batch_samples
+            if stage.batch_samples % share:
+                raise ValueError(
+                    f"stages.{stage.name}.batch_samples = {stage.batch_samples} is not a multiple of layout.data x "
+                    f"micro_batch_samples = {layout.data} x {stage.micro_batch_samples} = {share}; "
+                    f"the nearest that is: {max(1, round(stage.batch_samples / share)) * share}"
+                )
+
+    def _mix_is_known(self) -> None:
+        known = {subset.name for subset in self.data.subsets}
+        for stage in self.stages:
+            for entry in stage.mix:
+                if entry.subset not in known:
+                    raise ValueError(f"stages.{stage.name}.mix names the subset {entry.subset!r}; data.subsets has {', '.join(sorted(known))}")
+
+    def _faults_lie_inside(self) -> None:
+        for fault in self.faults:
+            steps = self.stage(fault.stage).steps
+            if fault.first_step + fault.steps - 1 > steps:
+                raise ValueError(f"faults: steps {fault.first_step} to {fault.first_step + fault.steps - 1} lie beyond the {steps} steps of {fault.stage}")
+
+
+class Place(Part):
+    """Where a run happens. Never part of the digest."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads_per_rank: Count = 1
+    evaluator_niceness: Annotated[int, Field(ge=0, le=19)] = 10
+    data_dir: str = Field(default=".", description="folder under which `files` sources and tokenizers lie")
+    publish_to: tuple[str, ...] = Field(
+        default=("file://{runs_dir}/../published/{run}",), description="file://, s3:// or hf:// targets; {run} and {runs_dir} are filled in"
+    )
+    wandb_mode: Literal["offline", "online", "disabled"] = "offline"
+
+
+def _divides(name: str, value: int, divisor_name: str, divisor: int) -> None:
+    if value % divisor:
+        near = math.ceil(value / divisor) * divisor
+        raise ValueError(f"{name} = {value} is not a multiple of {divisor_name} = {divisor}; the next that is: {near}")
+
+
+def _no_repeats(where: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{where} names {', '.join(twice)} more than once; each may stand once")

@@ -1,0 +1,163 @@
+"""Every path of a run directory, one function each. Nothing else in the project joins these names."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_RUN_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+def checkpoint_name(number: int) -> str:
+    """`ckpt_NNN`: the state after `number` chunks of the run, counted on through the stages."""
+    return f"ckpt_{number:03d}"
+
+
+def rescue_name(stage: str, step: int) -> str:
+    """A checkpoint between two chunk ends."""
+    return f"rescue_{stage}_{step:06d}"
+
+
+def run_root(runs_dir: Path, run: str) -> Path:
+    """The folder of a run given by name (under `runs_dir`) or by path. `ValueError` for a name that cannot be one."""
+    if "/" in run or Path(run).is_dir():
+        return Path(run)
+    if not _RUN_NAME.fullmatch(run):
+        raise ValueError(f"{run!r} cannot name a run: use lower-case letters, digits, '.', '_' and '-', at most 63, for instance k2-tiny-1")
+    return runs_dir / run
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """The paths of one run. `root` need not exist yet."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.resolve().name
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / "recipe.toml"
+
+    @property
+    def place(self) -> Path:
+        return self.root / "place.toml"
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.jsonl"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "LOCK"
+
+    @property
+    def lease(self) -> Path:
+        return self.root / "lease.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def trainer_log(self, attempt: int) -> Path:
+        return self.logs / f"trainer_attempt_{attempt:02d}.log"
+
+    @property
+    def stop_request(self) -> Path:
+        """Written by whoever wants the trainer to finish its step, save and end."""
+        return self.root / "control" / "stop.json"
+
+    # data
+    @property
+    def sources(self) -> Path:
+        """The gathered documents, one `.jsonl` a subset."""
+        return self.root / "sources"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder of `tokenizer.model` and its receipt."""
+        return self.root / "tokenizer"
+
+    @property
+    def tokens(self) -> Path:
+        return self.root / "tokens"
+
+    @property
+    def held_out(self) -> Path:
+        """The documents kept from training, `.jsonl`."""
+        return self.sources / "held_out.jsonl"
+
+    @property
+    def all_chunks(self) -> Path:
+        """Holds the receipt over all stages' chunks, written when the last of them is."""
+        return self.root / "chunks"
+
+    def chunks(self, stage: str) -> Path:
+        return self.all_chunks / stage
+
+    def chunk(self, stage: str, chunk: int) -> Path:
+        """uint16 rows: samples x context."""
+        return self.chunks(stage) / f"chunk_{chunk:03d}.bin"
+
+    def chunk_index(self, stage: str, chunk: int) -> Path:
+        """Which documents lie in which rows."""
+        return self.chunks(stage) / f"chunk_{chunk:03d}.index.npy"
+
+    def suite(self, suite: str) -> Path:
+        """Folder of the evaluation suite's task files and data."""
+        return self.root / "suites" / suite
+
+    # training
+    def metrics_folder(self, stage: str) -> Path:
+        return self.root / "metrics" / stage
+
+    def metrics(self, stage: str, attempt: int) -> Path:
+        return self.metrics_folder(stage) / f"attempt_{attempt:02d}.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    def checkpoint(self, name: str) -> Path:
+        return self.checkpoints / name
+
+    @property
+    def quarantine(self) -> Path:
+        """Where checkpoints go that did not verify, kept for a look."""
+        return self.root / "quarantine"
+
+    # what a checkpoint is owed
+    def verified(self, name: str) -> Path:
+        return self.root / "verified" / name
+
+    def export(self, name: str) -> Path:
+        return self.root / "exports" / name
+
+    def scores(self, name: str) -> Path:
+        return self.root / "scores" / name
+
+    def published(self, name: str) -> Path:
+        return self.root / "published" / name
+
+    def shown(self, name: str) -> Path:
+        return self.root / "report" / "shown" / name
+
+    @property
+    def page(self) -> Path:
+        return self.root / "report" / "index.html"
+
+    @property
+    def release(self) -> Path:
+        return self.root / "release"
+
+    def incident(self, number: int) -> Path:
+        return self.root / "incidents" / f"{number:03d}"
+
+    @property
+    def incidents(self) -> Path:
+        return self.root / "incidents"
+
+    @property
+    def wandb(self) -> Path:
+        return self.root / "wandb"

@@ -1,0 +1,86 @@
+"""One writer a run. The lease is a flock on the run directory: death itself frees it, so nobody waits for a time-out.
+
+The holder hands the open lock to the supervisor of its trainer (`Lease.descriptor`), so the run stays held while
+a rank of a killed holder still lives. `lease.json` says who holds it, for the message of whoever comes second.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from k2.run.durable import write_durably
+from k2.run.layout import RunLayout
+from k2.run.receipt import now
+
+
+class RunHeld(RuntimeError):
+    """Another writer holds the run."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A held lease. `descriptor` may be inherited by the process that must keep the run held."""
+
+    descriptor: int
+
+
+@contextmanager
+def hold(layout: RunLayout, dying_holder_seconds: float = 30.0) -> Iterator[Lease]:
+    """Hold the run. `RunHeld` at once when a living writer holds it; a dead holder's processes get a moment to end."""
+    layout.root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _lock(descriptor, layout, time.monotonic() + dying_holder_seconds)
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
+        write_durably(layout.lease, json.dumps(holder).encode())
+        yield Lease(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_held(layout: RunLayout) -> bool:
+    """Whether some process writes the run now."""
+    if not layout.lock.exists():
+        return False
+    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, layout: RunLayout, deadline: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(layout)
+            if _lives(holder) or time.monotonic() > deadline:
+                raise RunHeld(
+                    f"run {layout.name!r} is held by process {holder.get('pid', '?')} on {holder.get('host', '?')} "
+                    f"since {holder.get('since', '?')}; one writer at a time. Stop it with `k2 stop {layout.name}`, or wait."
+                ) from None
+            time.sleep(0.1)
+
+
+def _holder(layout: RunLayout) -> dict[str, str | int]:
+    try:
+        holder = json.loads(layout.lease.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _lives(holder: dict[str, str | int]) -> bool:
+    pid = holder.get("pid")
+    if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return False
+    return os.path.exists(f"/proc/{pid}")

@@ -1,0 +1,194 @@
+"""The ledger: the append-only JSONL of facts of a run. The state of a run is a fold over it.
+
+Each line carries the digest of the line before it, so a line that was changed, lost or put in is seen
+(`LedgerBroken`). Only the holder of the run's lease appends. A torn last line (a crash while writing) is cut
+off before the next append; it was never a fact.
+"""
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from k2.run.receipt import now
+
+_START = "0" * 64
+_APPENDING = threading.Lock()  # the lease keeps other processes out, this keeps our own threads apart
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    at: str = Field(default_factory=now)
+    prev: str = Field(default=_START, description="SHA-256 of the line before")
+
+
+class RunCreated(_Fact):
+    fact: Literal["run_created"] = "run_created"
+    run: str
+    recipe: str
+    recipe_name: str
+
+
+class AttemptStarted(_Fact):
+    """A segment was launched: from a checkpoint (none: from scratch), its first trained step being `first_step`."""
+
+    fact: Literal["attempt_started"] = "attempt_started"
+    attempt: int
+    stage: str
+    checkpoint: str | None
+    first_step: int
+
+
+class AttemptEnded(_Fact):
+    """How a segment ended. An attempt without this fact was killed with its whole process group."""
+
+    fact: Literal["attempt_ended"] = "attempt_ended"
+    attempt: int
+    outcome: Literal["completed", "stopped", "crashed"]
+    exit_code: int
+    reason: str = ""
+
+
+class StepsSkipped(_Fact):
+    """A data operation: these steps are not trained. Step numbers, learning rate and chunk ends stay where they were."""
+
+    fact: Literal["steps_skipped"] = "steps_skipped"
+    stage: str
+    first_step: int
+    last_step: int
+    who: str
+    why: str
+
+
+class ChunkDeferred(_Fact):
+    """A data operation: the chunk at `position` of the order as it stood moves to the end of it."""
+
+    fact: Literal["chunk_deferred"] = "chunk_deferred"
+    stage: str
+    position: int
+    who: str
+    why: str
+
+
+class CheckpointQuarantined(_Fact):
+    """A checkpoint that did not verify was set aside."""
+
+    fact: Literal["checkpoint_quarantined"] = "checkpoint_quarantined"
+    checkpoint: str
+    why: str
+
+
+class IncidentOpened(_Fact):
+    """A malignant verdict, with the numbers it rests on. `attempt` is the one that must end."""
+
+    fact: Literal["incident_opened"] = "incident_opened"
+    incident: int
+    stage: str
+    attempt: int
+    kind: str
+    onset_step: int
+    verdict_step: int
+    evidence: dict[str, float] = Field(default_factory=dict)
+
+
+class IncidentDecided(_Fact):
+    """What is done about it. `rollback` goes back to `checkpoint` (none: to the stage's start); the data operation is its own fact."""
+
+    fact: Literal["incident_decided"] = "incident_decided"
+    incident: int
+    action: Literal["rollback", "continue", "abort"]
+    checkpoint: str | None = None
+    data: Literal["skip", "defer", "none"] = "none"
+    who: str = "policy"
+
+
+class IncidentClosed(_Fact):
+    """The evidence lies in its folder, the abandoned checkpoints are out of the way: training may go on."""
+
+    fact: Literal["incident_closed"] = "incident_closed"
+    incident: int
+    abandoned: tuple[str, ...] = ()
+
+
+class DutyFailed(_Fact):
+    """An obligation that could not be settled now; it stays owed."""
+
+    fact: Literal["duty_failed"] = "duty_failed"
+    checkpoint: str
+    duty: str
+    why: str
+
+
+Fact = (
+    RunCreated
+    | AttemptStarted
+    | AttemptEnded
+    | StepsSkipped
+    | ChunkDeferred
+    | CheckpointQuarantined
+    | IncidentOpened
+    | IncidentDecided
+    | IncidentClosed
+    | DutyFailed
+)
+_FACT: TypeAdapter[Fact] = TypeAdapter(Annotated[Fact, Field(discriminator="fact")])
+
+
+class LedgerBroken(ValueError):
+    """A ledger whose chain does not hold. The text names the line."""
+
+
+def read_facts(path: Path) -> list[Fact]:
+    """All facts in order. `LedgerBroken` when a line is not a fact or does not follow from the one before."""
+    return _read(path)[0]
+
+
+def append_facts(path: Path, *facts: Fact) -> list[Fact]:
+    """Append the facts, chained and synced, in one write; give all facts back. Hold the run's lease to call it."""
+    with _APPENDING:
+        return _append(path, facts)
+
+
+def ledger_head(path: Path) -> str:
+    """Digest of the last line: names the whole history up to it."""
+    return _read(path)[2]
+
+
+def _append(path: Path, facts: tuple[Fact, ...]) -> list[Fact]:
+    known, good_bytes, head = _read(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for fact in facts:
+        chained = fact.model_copy(update={"prev": head})
+        line = chained.model_dump_json().encode()
+        head = hashlib.sha256(line).hexdigest()
+        lines.append(line + b"\n")
+        known.append(chained)
+    with path.open("ab") as file:
+        file.truncate(good_bytes)
+        file.write(b"".join(lines))
+        file.flush()
+        os.fsync(file.fileno())
+    return known
+
+
+def _read(path: Path) -> tuple[list[Fact], int, str]:
+    """The facts, the bytes they take, and the digest of the last line."""
+    facts: list[Fact] = []
+    head, good_bytes = _START, 0
+    content = path.read_bytes() if path.is_file() else b""
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            fact = _FACT.validate_json(line)
+        except ValidationError as error:
+            raise LedgerBroken(f"{path}, line {number}, is no fact ({error.errors()[0]['msg']}); restore the ledger from a copy") from error
+        if fact.prev != head:
+            raise LedgerBroken(f"{path}, line {number}, does not follow from line {number - 1}: the ledger was edited or damaged; restore it from a copy")
+        head = hashlib.sha256(line).hexdigest()
+        good_bytes += len(line) + 1
+        facts.append(fact)
+    return facts, good_bytes, head

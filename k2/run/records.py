@@ -1,0 +1,74 @@
+"""One record a step: what the trainer writes, and what everything else reads.
+
+`metrics/<stage>/attempt_NN.jsonl` holds a JSON line a step, one file an attempt. Numbers are written so that
+reading them back gives the same float (`repr` round-trips). The *accepted lineage* is the last attempt's
+record of each step that still counts: a later attempt replaces everything from its first step on.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from k2.run.ledger import AttemptStarted, Fact
+from k2.run.layout import RunLayout
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step did. `loss` is the mean over the global batch, `grad_norm` is measured before clipping."""
+
+    attempt: int
+    stage: str
+    step: int
+    loss: float
+    grad_norm: float
+    lr: float
+    tokens: int  # trained over the run, this step included
+    seconds: float
+    skipped_update: bool = False  # the optimizer refused a non-finite gradient
+    at: float = 0.0  # wall clock, seconds since the epoch
+
+    def line(self) -> str:
+        """The record as one JSON line. NaN and infinities are written as Python reads them."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+def parse_record(line: str) -> StepRecord | None:
+    """The record in `line`; None for a line that is torn or is no record."""
+    try:
+        fields = json.loads(line)
+        return StepRecord(**fields)
+    except (ValueError, TypeError):
+        return None
+
+
+def read_records(path: Path) -> Iterator[StepRecord]:
+    """The records of one attempt in the order written. A torn last line is passed over."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            record = parse_record(line)
+            if record is not None:
+                yield record
+
+
+def attempts_of(facts: list[Fact], stage: str) -> list[AttemptStarted]:
+    """The stage's attempts in order."""
+    return [fact for fact in facts if isinstance(fact, AttemptStarted) and fact.stage == stage]
+
+
+def accepted_records(layout: RunLayout, facts: list[Fact], stage: str) -> list[StepRecord]:
+    """The stage's accepted lineage: for each step that still counts the last attempt's record, by step."""
+    accepted: dict[int, StepRecord] = {}
+    for attempt in attempts_of(facts, stage):
+        accepted = {step: record for step, record in accepted.items() if step < attempt.first_step}
+        for record in read_records(layout.metrics(stage, attempt.attempt)):
+            accepted[record.step] = record
+    return [accepted[step] for step in sorted(accepted)]
+
+
+def branches(layout: RunLayout, facts: list[Fact], stage: str) -> dict[int, list[StepRecord]]:
+    """Every attempt's records, the abandoned ones too, by attempt: what plots and evidence show."""
+    return {a.attempt: list(read_records(layout.metrics(stage, a.attempt))) for a in attempts_of(facts, stage)}
