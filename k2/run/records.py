@@ -54,6 +54,26 @@ def read_records(path: Path) -> Iterator[StepRecord]:
                 yield record
 
 
+class RecordTail:
+    """Reads what was appended to a record file since the last look. A line still being written waits for its end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new(self) -> list[StepRecord]:
+        """The complete records that came since the last call."""
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        parsed = (parse_record(line) for line in whole.decode("utf-8", "replace").splitlines())
+        return [record for record in parsed if record is not None]
+
+
 def attempts_of(facts: list[Fact], stage: str) -> list[AttemptStarted]:
     """The stage's attempts in order."""
     return [fact for fact in facts if isinstance(fact, AttemptStarted) and fact.stage == stage]

@@ -1,0 +1,55 @@
+"""The ledger keeps every fact, in order, and notices what was done to it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from k2.run.ledger import AttemptStarted, LedgerBroken, RunCreated, StepsSkipped, append_facts, ledger_head, read_facts
+
+CREATED = RunCreated(run="r", recipe="d" * 64, recipe_name="mini")
+STARTED = AttemptStarted(attempt=1, stage="stage1", checkpoint=None, first_step=1)
+SKIPPED = StepsSkipped(stage="stage1", first_step=5, last_step=9, who="policy", why="spike")
+
+
+def test_facts_come_back_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    append_facts(path, CREATED)
+    append_facts(path, STARTED, SKIPPED)
+    read = read_facts(path)
+    assert [f.model_dump(exclude={"prev"}) for f in read] == [f.model_dump(exclude={"prev"}) for f in (CREATED, STARTED, SKIPPED)]
+
+
+def test_a_torn_last_line_was_never_a_fact(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    append_facts(path, CREATED)
+    with path.open("a") as file:
+        file.write('{"fact": "attempt_sta')
+    assert len(read_facts(path)) == 1
+    append_facts(path, STARTED)
+    assert [f.fact for f in read_facts(path)] == ["run_created", "attempt_started"]
+
+
+@pytest.mark.parametrize("harm", ["edit", "remove", "swap"])
+def test_an_edited_ledger_is_refused(tmp_path: Path, harm: str) -> None:
+    path = tmp_path / "ledger.jsonl"
+    append_facts(path, CREATED, STARTED, SKIPPED)
+    lines = path.read_text().splitlines(keepends=True)
+    if harm == "edit":
+        fields = json.loads(lines[1]) | {"first_step": 7}
+        lines[1] = json.dumps(fields) + "\n"
+    elif harm == "remove":
+        del lines[1]
+    else:
+        lines[1], lines[2] = lines[2], lines[1]
+    path.write_text("".join(lines))
+    with pytest.raises(LedgerBroken, match="line [23]"):
+        read_facts(path)
+
+
+def test_the_head_names_the_history(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    append_facts(path, CREATED)
+    before = ledger_head(path)
+    append_facts(path, STARTED)
+    assert ledger_head(path) != before
