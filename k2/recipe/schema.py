@@ -262,6 +262,14 @@ class Energy(Part):
     days: Positive | None = Field(default=None, description="measured or assumed length of the whole run")
     peak_tflops: Positive | None = Field(default=None, description="of one device, dense, at the layout's precision")
 
+    def mwh(self, hours: float) -> float:
+        """K2 §5: device hours x power of one device x PUE."""
+        return self.devices * hours * self.device_kw * self.pue / 1000
+
+    def tco2e(self, hours: float) -> float:
+        """K2 §5: tonnes of carbon dioxide and its equivalents."""
+        return self.mwh(hours) * self.tco2e_per_mwh
+
 
 class Recipe(Part):
     """One run, whole. Its digest is the run's identity."""
@@ -337,13 +345,16 @@ class Recipe(Part):
         for stage in self.stages:
             for entry in stage.mix:
                 if entry.subset not in known:
-                    raise ValueError(f"stages.{stage.name}.mix names the subset {entry.subset!r}; data.subsets has {', '.join(sorted(known))}")
+                    raise ValueError(
+                        f"stages.{stage.name}.mix names the subset {entry.subset!r}; data.subsets has {', '.join(sorted(known))}"
+                    )
 
     def _faults_lie_inside(self) -> None:
         for fault in self.faults:
             steps = self.stage(fault.stage).steps
-            if fault.first_step + fault.steps - 1 > steps:
-                raise ValueError(f"faults: steps {fault.first_step} to {fault.first_step + fault.steps - 1} lie beyond the {steps} steps of {fault.stage}")
+            last_step = fault.first_step + fault.steps - 1
+            if last_step > steps:
+                raise ValueError(f"faults: steps {fault.first_step} to {last_step} lie beyond the {steps} steps of {fault.stage}")
 
 
 class Place(Part):
