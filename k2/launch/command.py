@@ -1,0 +1,113 @@
+"""From a recipe, a place and an action to the argument list and environment of a process. Pure.
+
+What enters is what is to run and the environment of whoever starts it; what leaves is a `Command`. Secrets stay
+behind: a trainer neither uploads nor orchestrates, so nothing that looks like a credential is handed down.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from k2.recipe.schema import Place, Recipe
+from k2.run.layout import RunLayout
+from k2.run.plan import Train
+
+Device = Literal["cpu", "cuda"]
+
+MARK = "K2_PROCESS"  # carried by every process of a run: how strays of a killed supervisor are told from others
+_SECRET = re.compile(
+    r"^(AWS_|PREFECT_|HF_TOKEN|HUGGING_?FACE_)|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE
+)
+_LAUNCHER = re.compile(r"^(TORCHELASTIC_|PET_|MASTER_|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)$)")  # of a launcher above us
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """How a process is ended: seconds from SIGTERM to SIGKILL when asked, and when its parent has died."""
+
+    grace_seconds: float = 30.0
+    orphan_grace_seconds: float = 5.0  # a resume waits for it
+
+
+USUAL_SUPERVISION = Supervision()
+
+
+@dataclass(frozen=True)
+class Command:
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def trainer_command(  # noqa: PLR0913 (the six things a launch depends on)
+    recipe: Recipe,
+    place: Place,
+    layout: RunLayout,
+    action: Train,
+    inherited: Mapping[str, str],
+    *,
+    device: Device,
+    supervision: Supervision = USUAL_SUPERVISION,
+    lock: int | None = None,
+) -> Command:
+    """torchrun over the recipe's ranks under a supervisor, on this host, meeting on the loopback at a free port.
+
+    `lock` is a descriptor, inherited, that keeps the run held as long as a rank lives.
+    """
+    grace = supervision.grace_seconds
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(recipe.layout.ranks), "--max-restarts", "0")
+    trainer = ("-m", "k2.train", str(layout.root.resolve()), "--stage", action.stage, "--attempt", str(action.attempt))
+    start = ("--first-step", str(action.first_step), *(("--checkpoint", action.checkpoint) if action.checkpoint else ()))
+    command = (sys.executable, *launcher, "--shutdown-timeout", str(max(1, round(grace))), *trainer, *start)
+    environment = _environment(inherited, place, device) | {
+        MARK: mark("trainer", layout),
+        # gloo and NCCL otherwise meet on the address of the host's name
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+    }
+    if place.wandb_mode == "online" and "WANDB_API_KEY" in inherited:
+        environment["WANDB_API_KEY"] = inherited["WANDB_API_KEY"]
+    return Command(_supervised(command, supervision, lock), environment)
+
+
+def evaluator_command(
+    place: Place,
+    layout: RunLayout,
+    inherited: Mapping[str, str],
+    *,
+    device: Device,
+    requests: int,
+    answers: int,
+    lock: int | None = None,
+) -> Command:
+    """The evaluator under a supervisor, reading requests from and writing answers to two inherited descriptors.
+
+    It has nothing to save, so it is killed as soon as its parent dies; and it never asks a hub for anything.
+    """
+    command = (sys.executable, "-m", "k2.eval", str(layout.root.resolve()))
+    offline = {name: "1" for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")}
+    environment = _environment(inherited, place, device) | {MARK: mark("evaluator", layout), "TOKENIZERS_PARALLELISM": "false"} | offline
+    pipes = ("--stdin-fd", str(requests), "--stdout-fd", str(answers), "--nice", str(place.evaluator_niceness))
+    return Command(_supervised(command, Supervision(2.0, 0.0), lock, pipes), environment)
+
+
+def mark(role: Literal["trainer", "evaluator"], layout: RunLayout) -> str:
+    """What `MARK` is set to in the processes of that role of that run."""
+    return f"{role}:{layout.root.resolve()}"
+
+
+def _supervised(command: tuple[str, ...], supervision: Supervision, lock: int | None, options: tuple[str, ...] = ()) -> tuple[str, ...]:
+    graces = ("--grace", str(supervision.grace_seconds), "--orphan-grace", str(supervision.orphan_grace_seconds))
+    held = () if lock is None else ("--lock-fd", str(lock))
+    return (sys.executable, "-m", "k2.launch.supervise", *graces, *held, *options, "--", *command)
+
+
+def _environment(inherited: Mapping[str, str], place: Place, device: Device) -> dict[str, str]:
+    """What is handed down, with the place's threads and device."""
+    kept = {name: value for name, value in inherited.items() if not _SECRET.search(name) and not _LAUNCHER.search(name)}
+    threads = str(place.threads_per_rank)
+    kept |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    if device == "cpu":
+        kept |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return kept
