@@ -1,0 +1,32 @@
+"""The weights of a checkpoint by their Hugging Face names, read from the layer files that the engine wrote.
+
+Nothing but tensors is unpickled. Verify the checkpoint first (`select.verify`): this reads what is there.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from k2.checkpoint.commit import STATE
+from k2.model.layers import layer_prefixes
+from k2.recipe.schema import Model
+from k2.run.receipt import BrokenOutput
+
+
+def read_weights(checkpoint: Path, model: Model) -> dict[str, Tensor]:
+    """Every weight of the model, in the type it was trained in (float32, or bfloat16 for a bf16 run), on the CPU.
+
+    They belong to the stage of the checkpoint's receipt: its context and RoPE base go with them.
+    """
+    return {
+        name: tensor for index, prefix in enumerate(layer_prefixes(model)) for name, tensor in _layer(checkpoint, index, prefix).items()
+    }
+
+
+def _layer(checkpoint: Path, index: int, prefix: str) -> dict[str, Tensor]:
+    path = checkpoint / STATE / f"layer_{index:02d}-model_00-model_states.pt"
+    if not path.is_file():
+        raise BrokenOutput(f"{path} is missing: checkpoint {checkpoint.name} is damaged or of another model; verify it and use another one")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return {prefix + name: tensor for name, tensor in state.items()}

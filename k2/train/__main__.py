@@ -1,0 +1,106 @@
+"""The trainer's process: `python -m k2.train RUN_ROOT --stage S --attempt N --first-step K [--checkpoint NAME]`, under torchrun.
+
+It trains one segment and ends with 0 when the stage is complete or a stop was asked for, else with 1 and one paragraph
+on standard error. SIGTERM asks for a stop.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+import torch.distributed as dist
+
+from k2.checkpoint.commit import AgreedProblem, together
+from k2.data.loader import SampleReader
+from k2.run.layout import RunLayout
+from k2.run.ledger import ledger_head, read_facts
+from k2.run.opening import open_run
+from k2.train.engine import Engine, connect
+from k2.train.loop import Loop, Segment, check_segment
+
+
+class Termination:
+    """Whether SIGTERM has come."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train the segment that the arguments describe."""
+    termination = Termination()
+    layout = RunLayout(arguments.run_root)
+    recipe, place = open_run(layout)
+    stage = recipe.stage(arguments.stage)
+    facts = tuple(read_facts(layout.ledger))
+    segment = Segment(
+        recipe, layout, stage, arguments.attempt, arguments.first_step, arguments.checkpoint, facts, ledger_head(layout.ledger)
+    )
+    connect(recipe, place)
+    together(lambda: check_segment(segment))
+    reader = together(lambda: SampleReader(recipe, layout, stage, list(facts)))
+    engine = Engine(recipe, stage)
+    with ExitStack() as files:
+        loop = Loop(segment, engine, reader.step, _open_records(segment, files))
+        _say(f"attempt {segment.attempt} trains {stage.name} from step {segment.first_step} of {stage.steps}")
+        ended = loop.run(lambda: termination.asked)
+    _say(f"attempt {segment.attempt} {ended}")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _open_records(segment: Segment, files: ExitStack) -> TextIO | None:
+    """The attempt's record file, a line at a time; on global rank 0 alone."""
+    if dist.get_rank() != 0:
+        return None
+    path = segment.layout.metrics(segment.stage.name, segment.attempt)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return files.enter_context(path.open("x", encoding="utf-8", buffering=1))
+
+
+def _say(text: str) -> None:
+    if dist.get_rank() == 0:
+        print(f"k2.train: {text}", file=sys.stderr, flush=True)
+
+
+def _explain(error: Exception) -> None:
+    """One paragraph for a refusal, once a machine if all ranks share it; a traceback for what nobody foresaw."""
+    rank = os.environ.get("RANK", "0")
+    shared = isinstance(error, AgreedProblem) or not dist.is_initialized()
+    if not isinstance(error, ValueError | OSError):
+        traceback.print_exception(error)
+    elif not shared or os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"k2.train, rank {rank}: {error}", file=sys.stderr)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m k2.train", description="Train one segment of a run. Start it under torchrun.")
+    parser.add_argument("run_root", type=Path)
+    parser.add_argument("--stage", required=True)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--first-step", type=int, required=True)
+    parser.add_argument("--checkpoint", help="name of the checkpoint to start from; none: from scratch")
+    return parser.parse_args()
+
+
+def main() -> None:
+    try:
+        train(_arguments())
+    except Exception as error:
+        _explain(error)
+        sys.stderr.flush()
+        os._exit(1)  # leaving politely would wait for ranks that are gone
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""DeepSpeed behind a small door: connect the ranks, cut the model, train one batch, write and load the state.
+
+What DeepSpeed does wrong by default is set right here, and asserted at start-up where it would be silent. Nothing
+else in the project knows DeepSpeed, and it is imported only when an engine is built.
+"""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from k2.model.layers import CUT_AT, layer_list
+from k2.model.llama import mean_loss
+from k2.recipe.schema import Place, Recipe, Stage
+from k2.train.deepspeed_json import deepspeed_json
+from k2.train.optimizer import adamw, parameter_groups
+
+MicroBatch = tuple[Tensor, Tensor]  # token ids and labels, each [B, T]
+
+
+def connect(recipe: Recipe, place: Place) -> None:
+    """Join the other ranks, started by torchrun. Sets threads, seeds and device of this process."""
+    layout = recipe.layout
+    if layout.tensor > 1:
+        raise ValueError(f"layout.tensor = {layout.tensor}: this version trains with pipeline and data ranks only; set layout.tensor = 1")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world != layout.ranks:
+        raise ValueError(
+            f"{world} ranks were started, the recipe's layout has {layout.ranks}; start torchrun with --nproc_per_node {layout.ranks}"
+        )
+    device = _device(place)
+    os.environ["DS_ACCELERATOR"] = device
+    torch.set_num_threads(place.threads_per_rank)
+    torch.manual_seed(recipe.seed)
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, hides nothing here
+    _join(device)
+
+
+class Engine:
+    """One rank's share of the model in training. Every method is called by all ranks together."""
+
+    def __init__(self, recipe: Recipe, stage: Stage) -> None:
+        self._engine = _initialize(recipe, stage)
+        self._micro_batch, self._micro_batches = stage.micro_batch_samples, recipe.layout.micro_batches(stage)
+        _assert_traps(self._engine, recipe)
+
+    @property
+    def data_rank(self) -> int:
+        return cast(int, self._engine.grid.get_data_parallel_rank())
+
+    @property
+    def device(self) -> torch.device:
+        return cast(torch.device, self._engine.device)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """For the next batch. Ours rather than DeepSpeed's scheduler, which stands still at a skipped update."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+
+    def train_batch(self, micro_batches: Iterator[MicroBatch]) -> tuple[float, float]:
+        """One step over this data rank's micro-batches: the mean loss of the global batch and the gradient's norm before clipping."""
+        loss = self._engine.train_batch(micro_batches)
+        return float(loss), float(self._engine.get_global_grad_norm())
+
+    @property
+    def skipped_updates(self) -> int:
+        """How many times a non-finite gradient was refused."""
+        return cast(int, self._engine.skipped_steps)
+
+    def non_finite_weights(self) -> int:
+        """Of this rank's share of the model."""
+        return sum(int((~torch.isfinite(p)).sum()) for p in self._engine.module.parameters())
+
+    def write_state(self, folder: Path, counters: dict[str, int]) -> str | None:
+        """Write this rank's files of the state into `folder`. All ranks return, also one that could not write: it says why."""
+        files = self._engine.checkpoint_engine
+        files.problem = None
+        self._engine.save_checkpoint(str(folder.parent), tag=folder.name, client_state=counters, save_latest=False)
+        return cast(str | None, files.problem)
+
+    def load_state(self, folder: Path) -> dict[str, int]:
+        """Weights and optimizer from a folder that `write_state` filled; its counters."""
+        found, kept = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
+        assert found is not None, f"DeepSpeed found nothing in {folder} and would train from scratch"
+        return {name: kept[name] for name in ("step", "tokens")}
+
+
+def _device(place: Place) -> str:
+    if place.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError('place.device = "cuda", but torch sees no CUDA device here; set it to "cpu" or "auto", or install torch for CUDA')
+    if place.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return place.device
+
+
+def _join(device: str) -> None:
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if device == "cpu":  # serves inference only, and compiling it takes more than a minute
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not dist.is_initialized():
+        deepspeed.init_distributed(dist_init_required=True)
+
+
+def _initialize(recipe: Recipe, stage: Stage) -> Any:
+    import deepspeed
+    from deepspeed.pipe import LayerSpec, PipelineModule
+    from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+
+    layout = recipe.layout
+    with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its settings
+        module = PipelineModule(
+            layers=[LayerSpec(spec.kind, *spec.arguments) for spec in layer_list(recipe, stage)],
+            topology=PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data),
+            loss_fn=mean_loss,
+            partition_method=CUT_AT,
+        )
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            model_parameters=parameter_groups(module.parameters(), recipe.optimizer.weight_decay),
+            optimizer=adamw(recipe.optimizer),
+            config=deepspeed_json(recipe, stage),
+        )
+    engine.checkpoint_engine = _safe_files(engine)
+    engine._copy_recovery_script = lambda folder: None  # the script it copies beside a checkpoint cannot read a pipeline's
+    return engine
+
+
+def _safe_files(engine: Any) -> Any:
+    """DeepSpeed's reading and writing of files, without its arbitrary pickle, and with every file synced."""
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    torch.serialization.add_safe_globals([fragment_address, LossScaler, ZeroStageEnum])
+
+    class SafeFiles(TorchCheckpointEngine):  # type: ignore[misc]
+        """A failed write is kept in `problem`: raising it would leave the other ranks waiting at the barrier after it."""
+
+        problem: str | None = None
+
+        def save(self, state_dict: Any, path: str) -> None:
+            try:
+                with Path(path).open("wb") as file:
+                    torch.save(state_dict, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except (OSError, RuntimeError) as error:  # torch wraps the disk's errors in RuntimeError
+                self.problem = self.problem or f"{Path(path).name}: {error}"
+
+        def load(self, path: str, map_location: Any = None) -> Any:
+            return torch.load(path, map_location=map_location, weights_only=True)
+
+    return SafeFiles(engine._config)
+
+
+def _assert_traps(engine: Any, recipe: Recipe) -> None:
+    """Settings of ours that DeepSpeed would drop without a word, each with a wrong training for it."""
+    wanted = "BF16_Optimizer" if recipe.layout.precision == "bf16" else "DeepSpeedZeroOptimizer"
+    assert type(engine.optimizer).__name__ == wanted, f"gradients would not accumulate in fp32: {type(engine.optimizer).__name__}"
+    assert isinstance(engine.basic_optimizer, torch.optim.AdamW), type(engine.basic_optimizer).__name__
+    assert engine.zero_optimization_stage() == 1, "the gradient's norm would leave out pipeline stages"
+    assert not (engine.is_pipe_partitioned or engine.is_grad_partitioned), "boundary tensors would be sliced"
+    assert any(True for _ in engine.module.parameters()), "a pipeline stage without parameters hangs"
+    assert engine.gradient_clipping() == recipe.optimizer.clip, "gradients would not be clipped"

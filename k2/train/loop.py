@@ -1,0 +1,178 @@
+"""The segment: from one checkpoint onward, step after step, to the stage's end or to a stop that was asked for.
+
+What enters is a segment's description, an engine and a reader of samples. What leaves are step records, checkpoints
+at every chunk end and every so many steps between, and how it ended. The ledger is read once and never written.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TextIO
+
+from k2.checkpoint.commit import STATE, any_rank, commit_checkpoint, verify_together
+from k2.recipe.load import digest
+from k2.recipe.schema import Recipe, Stage
+from k2.run.control import read_stop_request
+from k2.run.holdings import held_checkpoints
+from k2.run.layout import RunLayout, checkpoint_name, rescue_name
+from k2.run.ledger import Fact, StepsSkipped
+from k2.run.receipt import Receipt, now, read_receipt
+from k2.run.records import StepRecord
+from k2.train.engine import Engine
+from k2.train.schedule import fault_factor, learning_rate
+from k2.train.step import Samples, StepResult, train_step
+
+Kind = Literal["chunk", "rescue", "stop"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One launch of the trainer. `order_head` is the digest of the ledger as it was read."""
+
+    recipe: Recipe
+    layout: RunLayout
+    stage: Stage
+    attempt: int
+    first_step: int
+    checkpoint: str | None
+    facts: tuple[Fact, ...]
+    order_head: str
+
+
+@dataclass(frozen=True)
+class Due:
+    """A checkpoint to be saved at this step."""
+
+    name: str
+    kind: Kind
+
+
+def check_segment(segment: Segment) -> None:
+    """Refuse a segment that does not fit the run directory, before anything is trained."""
+    stage, layout = segment.stage, segment.layout
+    if not 1 <= segment.first_step <= stage.steps:
+        raise ValueError(f"--first-step {segment.first_step} lies outside of {stage.name}'s steps 1 to {stage.steps}")
+    metrics = layout.metrics(stage.name, segment.attempt)
+    if metrics.exists():
+        raise ValueError(f"{metrics} exists already: attempt {segment.attempt} was started before; every launch has a number of its own")
+    ahead = [c.name for c in held_checkpoints(segment.recipe, layout) if c.stage == stage.name and c.step >= segment.first_step]
+    if ahead:
+        raise ValueError(
+            f"--first-step {segment.first_step} lies before the checkpoints {', '.join(ahead)}; start after them or set them aside"
+        )
+
+
+def due_checkpoint(recipe: Recipe, stage: Stage, step: int, trained: bool) -> Due | None:
+    """What is saved after `step`. A chunk end always is, skipped or not; between them every so many trained steps."""
+    if step % stage.steps_per_chunk == 0:
+        return Due(checkpoint_name(recipe.first_checkpoint_number(stage.name) + step // stage.steps_per_chunk), "chunk")
+    if trained and step % recipe.checkpoints.rescue_every_steps == 0:
+        return Due(rescue_name(stage.name, step), "rescue")
+    return None
+
+
+def skipped_steps(facts: tuple[Fact, ...], stage: str) -> frozenset[int]:
+    """Every step of the stage that a ledger operation leaves out."""
+    ranges = [range(f.first_step, f.last_step + 1) for f in facts if isinstance(f, StepsSkipped) and f.stage == stage]
+    return frozenset(step for steps in ranges for step in steps)
+
+
+class Loop:
+    """A segment being trained on this rank. `records` is open on global rank 0 only."""
+
+    def __init__(self, segment: Segment, engine: Engine, read: Callable[[int], Samples], records: TextIO | None) -> None:
+        self._segment, self._engine, self._read, self._records = segment, engine, read, records
+        self._skipped = skipped_steps(segment.facts, segment.stage.name)
+        self._inputs = {"recipe": digest(segment.recipe), "chunks": read_receipt(segment.layout.all_chunks).digest}
+        self._tokens = 0
+        if segment.checkpoint is not None:
+            self._load(segment.checkpoint)
+
+    def run(self, terminated: Callable[[], bool]) -> Literal["completed", "stopped"]:
+        """Train to the end of the stage, or until a stop is asked for: by the control file, or by a signal to any rank."""
+        segment = self._segment
+        for step in range(segment.first_step, segment.stage.steps + 1):
+            trained = step not in self._skipped
+            if trained:
+                self._train(step)
+            due = due_checkpoint(segment.recipe, segment.stage, step, trained)
+            stop = any_rank(terminated() or self._stop_requested())
+            if stop and due is None:
+                due = Due(rescue_name(segment.stage.name, step), "stop")
+            if due is not None:
+                self._save(due, step)
+            if stop:
+                return "stopped"
+        return "completed"
+
+    def _stop_requested(self) -> bool:
+        if self._records is None:  # one rank asks the disk; all agree
+            return False
+        request = read_stop_request(self._segment.layout)
+        return request is not None and request.attempt == self._segment.attempt
+
+    def _train(self, step: int) -> None:
+        segment = self._segment
+        result = train_step(self._engine, segment.recipe, segment.stage, step, self._read)
+        self._tokens += segment.stage.tokens_per_step
+        if self._records is not None:
+            self._records.write(self._record(step, result).line())
+
+    def _record(self, step: int, result: StepResult) -> StepRecord:
+        return StepRecord(
+            attempt=self._segment.attempt,
+            stage=self._segment.stage.name,
+            step=step,
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            lr=result.lr,
+            tokens=self._tokens,
+            seconds=result.seconds,
+            skipped_update=not result.updated,
+            at=time.time(),
+        )
+
+    def _load(self, name: str) -> None:
+        folder = self._segment.layout.checkpoint(name)
+        receipt = verify_together(folder)
+        if receipt.recipe != self._inputs["recipe"]:
+            raise ValueError(f"checkpoint {name} is of another recipe ({receipt.recipe[:12]}, the run's is {self._inputs['recipe'][:12]})")
+        kept = self._engine.load_state(folder / STATE)
+        assert kept == {"step": receipt.facts["step"], "tokens": receipt.facts["tokens"]}, (
+            f"{folder} holds another state than its receipt says"
+        )
+        self._tokens = receipt.facts["tokens"]
+        self._inputs["parent"] = receipt.digest
+
+    def _save(self, due: Due, step: int) -> None:
+        broken = any_rank(self._engine.non_finite_weights() > 0)
+        if broken:
+            raise ValueError(
+                f"after step {step} the weights hold values that are not finite: {due.name} is not saved; go back to an earlier checkpoint"
+            )
+        counters = {"step": step, "tokens": self._tokens}
+        target = self._segment.layout.checkpoint(due.name)
+        commit_checkpoint(target, self._receipt(due, step), lambda folder: self._engine.write_state(folder, counters))
+
+    def _receipt(self, due: Due, step: int) -> Receipt:
+        segment, layout = self._segment, self._segment.recipe.layout
+        factor = fault_factor(segment.recipe.faults, segment.stage.name, step)
+        return Receipt(
+            kind="checkpoint",
+            name=due.name,
+            recipe=self._inputs["recipe"],
+            made_at=now(),
+            inputs=self._inputs,
+            facts={
+                "kind": due.kind,
+                "stage": segment.stage.name,
+                "step": step,
+                "tokens": self._tokens,
+                "attempt": segment.attempt,
+                "lr": learning_rate(segment.stage.schedule, step, segment.stage.steps) * factor,
+                "layout": {"pipeline": layout.pipeline, "data": layout.data, "tensor": layout.tensor},
+                "precision": layout.precision,
+                "order_head": segment.order_head,
+                "position": (step - 1) // segment.stage.steps_per_chunk,
+            },
+        )
