@@ -53,13 +53,13 @@ def open_beside(target: Path) -> Path:
 
 
 def commit_folder(beside: Path, target: Path) -> None:
-    """Sync every file of `beside` and rename it to `target`. `FileExistsError` when the target is there: nothing finished is overwritten."""
+    """Sync every file of `beside` and rename it to `target`. `FileExistsError` when that is there: nothing finished is overwritten."""
     if target.exists():
         raise FileExistsError(f"{target} exists already; a finished artifact is never overwritten")
     for path in sorted(beside.rglob("*")):
         sync_file(path)
     sync_folder(beside)
-    os.rename(beside, target)
+    beside.rename(target)
     sync_folder(target.parent)
 
 

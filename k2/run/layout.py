@@ -18,8 +18,8 @@ def rescue_name(stage: str, step: int) -> str:
 
 
 def run_root(runs_dir: Path, run: str) -> Path:
-    """The folder of a run given by name (under `runs_dir`) or by path. `ValueError` for a name that cannot be one."""
-    if "/" in run or Path(run).is_dir():
+    """The folder of a run given by name (under `runs_dir`) or by path (with a slash in it). `ValueError` for a name that cannot be one."""
+    if "/" in run:
         return Path(run)
     if not _RUN_NAME.fullmatch(run):
         raise ValueError(f"{run!r} cannot name a run: use lower-case letters, digits, '.', '_' and '-', at most 63, for instance k2-tiny-1")
@@ -131,11 +131,19 @@ class RunLayout:
     def verified(self, name: str) -> Path:
         return self.root / "verified" / name
 
+    @property
+    def exports(self) -> Path:
+        return self.root / "exports"
+
     def export(self, name: str) -> Path:
-        return self.root / "exports" / name
+        return self.exports / name
+
+    @property
+    def all_scores(self) -> Path:
+        return self.root / "scores"
 
     def scores(self, name: str) -> Path:
-        return self.root / "scores" / name
+        return self.all_scores / name
 
     def published(self, name: str) -> Path:
         return self.root / "published" / name

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from k2.run.durable import write_durably
 from k2.run.layout import RunLayout
@@ -83,4 +84,8 @@ def _lives(holder: dict[str, str | int]) -> bool:
     pid = holder.get("pid")
     if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
         return False
-    return os.path.exists(f"/proc/{pid}")
+    try:
+        state = Path("/proc", str(pid), "stat").read_bytes().rpartition(b") ")[2][:1]
+    except OSError:
+        return False
+    return state not in b"ZX"  # a dead process whose parent has not yet asked for it is dead

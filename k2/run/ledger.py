@@ -187,7 +187,9 @@ def _read(path: Path) -> tuple[list[Fact], int, str]:
         except ValidationError as error:
             raise LedgerBroken(f"{path}, line {number}, is no fact ({error.errors()[0]['msg']}); restore the ledger from a copy") from error
         if fact.prev != head:
-            raise LedgerBroken(f"{path}, line {number}, does not follow from line {number - 1}: the ledger was edited or damaged; restore it from a copy")
+            raise LedgerBroken(
+                f"{path}, line {number}, does not follow from line {number - 1}: the ledger was edited or damaged; restore it from a copy"
+            )
         head = hashlib.sha256(line).hexdigest()
         good_bytes += len(line) + 1
         facts.append(fact)

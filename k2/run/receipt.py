@@ -47,7 +47,13 @@ class Receipt(BaseModel):
     @property
     def digest(self) -> str:
         """One digest for the whole output: over the digests of its files and its facts, not over the time."""
-        identity = {"kind": self.kind, "name": self.name, "inputs": self.inputs, "facts": self.facts, "files": [f.model_dump() for f in self.files]}
+        identity = {
+            "kind": self.kind,
+            "name": self.name,
+            "inputs": self.inputs,
+            "facts": self.facts,
+            "files": [f.model_dump() for f in self.files],
+        }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

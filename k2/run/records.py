@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from k2.run.ledger import AttemptStarted, Fact
 from k2.run.layout import RunLayout
+from k2.run.ledger import AttemptStarted, Fact
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ HOLDER = (
 
 def test_the_second_writer_is_told_who_holds_the_run(tmp_path: Path) -> None:
     layout = RunLayout(tmp_path / "run")
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(layout.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(layout.root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
         assert is_held(layout)

@@ -43,7 +43,7 @@ def test_an_edited_ledger_is_refused(tmp_path: Path, harm: str) -> None:
     else:
         lines[1], lines[2] = lines[2], lines[1]
     path.write_text("".join(lines))
-    with pytest.raises(LedgerBroken, match="line [23]"):
+    with pytest.raises(LedgerBroken, match=r"line [23]"):
         read_facts(path)
 
 

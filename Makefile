@@ -1,0 +1,48 @@
+# K2 Pipeline: `make demo` runs the whole recipe on this machine, `make test` passes the tests.
+# TORCH chooses the build of torch: on a machine without a GPU `make demo TORCH="torch --index-url <a CPU index>"`
+# saves gigabytes; plain `torch` takes what the package index gives (with CUDA on Linux).
+
+PYTHON ?= python3.11
+TORCH ?= torch>=2.10
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= demo
+
+.PHONY: demo test unit journeys lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/k2 run k2_tiny --run $(RUN) --ui
+
+test: lint unit
+
+unit: $(VENV)/.test-installed
+	$(BIN)/python -m pytest
+
+journeys: $(VENV)/.test-installed .venv-s3/.installed
+	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 900
+
+lint: $(VENV)/.test-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.test-installed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+# OpenStack Swift with its S3 API is the real store that the publishing tests talk to; its pins stay apart from ours.
+.venv-s3/.installed:
+	$(PYTHON) -m venv .venv-s3
+	.venv-s3/bin/python -m pip install --quiet "swift>=2.38,<2.39" setuptools
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-s3 build *.egg-info

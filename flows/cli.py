@@ -1,0 +1,186 @@
+"""`k2`, the command line: what a user types, and the exit codes that scripts rely on.
+
+Each command is a function of `flows.commands`; this file declares them and turns errors into one paragraph and a
+code: 0 done, 1 an error, 2 bad usage or a refused recipe, 3 stopped and resumable, 4 waits for a decision, 5 held by
+another writer, 130 interrupted. Nothing heavy is imported before a command needs it.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+DONE, FAILED, REFUSED, STOPPED, WAITS, HELD, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+
+_EPILOG = """\
+exit codes: 0 done, 1 error, 2 refused, 3 stopped (resumable), 4 waits for a decision, 5 held by another writer, 130 interrupted
+
+first steps:
+  k2 plan k2_65b                       what a run would take
+  k2 run k2_tiny --run first --ui      the whole pipeline in minutes, with the UI
+  k2 status first                      where it stands
+  k2 resume first                      go on after a stop or a crash
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="k2",
+        description="Train, evaluate and publish a language model in the open, from a recipe to a release.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run_commands(commands)
+    _add_checkpoint_commands(commands)
+    _add_data_commands(commands)
+    _add_recipe_commands(commands)
+    _add_service_commands(commands)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    arguments = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        command: Callable[[argparse.Namespace], int] = arguments.perform
+        return command(arguments)
+    except KeyboardInterrupt:
+        print("interrupted; nothing earned is lost: go on with `k2 resume`", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception as error:
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    """One paragraph on standard error, and the code for it. What is no user's fault keeps its trace."""
+    from k2.recipe.load import RecipeError
+    from k2.run.lease import RunHeld
+    from k2.run.opening import NoSuchRun
+
+    if isinstance(error, RunHeld):
+        code = HELD
+    elif isinstance(error, RecipeError | NoSuchRun):
+        code = REFUSED
+    elif isinstance(error, ValueError | RuntimeError | OSError):
+        code = FAILED
+    else:
+        raise error
+    print(f"k2: {error}", file=sys.stderr)
+    return code
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, words: str, function: str
+) -> argparse.ArgumentParser:
+    """A command whose function `flows.commands` holds; it is imported when the command runs."""
+    parser = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
+
+    def perform(arguments: argparse.Namespace) -> int:
+        from flows import commands as module
+
+        chosen: Callable[[argparse.Namespace], int] = getattr(module, function)
+        return chosen(arguments)
+
+    parser.set_defaults(perform=perform)
+    parser.add_argument("--json", action="store_true", help="print JSON on standard output and nothing else there")
+    parser.add_argument(
+        "--runs-dir", type=Path, default=Path(os.environ.get("K2_RUNS_DIR", "runs")), help="where runs lie (default: ./runs)"
+    )
+    return parser
+
+
+def _add_run_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    run = _command(commands, "run", "run a recipe from wherever it stands to its end", "run")
+    run.add_argument("recipe", help="a .toml file or a shipped name: k2_tiny, k2_1b, k2_65b")
+    run.add_argument("--run", required=True, help="name of the run: its folder under the runs directory")
+    run.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c", help="override a field of the recipe")
+    run.add_argument("--place", metavar="FILE", help="TOML file that says where the run happens")
+    run.add_argument("--ui", action="store_true", help="serve the Prefect UI on loopback while the run lasts")
+    resume = _command(commands, "resume", "go on with a run, from its directory alone", "resume")
+    resume.add_argument("run")
+    resume.add_argument("--ui", action="store_true", help="serve the Prefect UI on loopback while the run lasts")
+    for name, words in (
+        ("status", "say where a run stands"),
+        ("stop", "ask the trainer to finish its step, save and end"),
+        ("report", "build the run's HTML page"),
+    ):
+        _command(commands, name, words, name).add_argument("run")
+    decide = _command(commands, "decide", "answer an open incident", "decide")
+    decide.add_argument("run")
+    decide.add_argument("incident", type=int)
+    decide.add_argument("action", choices=("rollback", "continue", "abort"))
+    decide.add_argument("--to", metavar="CKPT", help="the checkpoint to go back to (default: the policy's choice)")
+    decide.add_argument("--data", choices=("skip", "defer"), help="what happens to the data window (default: the recipe's)")
+    logs = _command(commands, "logs", "show the log of a run's trainer", "logs")
+    logs.add_argument("run")
+    logs.add_argument("-f", "--follow", action="store_true")
+    _command(commands, "runs", "list the runs here", "runs")
+
+
+def _add_checkpoint_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    export = _command(commands, "export", "write a checkpoint in Hugging Face format, logits compared", "export")
+    export.add_argument("run")
+    export.add_argument("checkpoint")
+    export.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
+    evaluate = _command(commands, "eval", "score what is unscored", "evaluate")
+    evaluate.add_argument("run")
+    evaluate.add_argument("--checkpoint", action="append", default=[], help="only these (default: all)")
+    publish = _command(commands, "publish", "upload what is unpublished, and compare every digest", "publish")
+    publish.add_argument("run")
+    publish.add_argument("--checkpoint", action="append", default=[], help="only these (default: all)")
+    publish.add_argument("--to", required=True, metavar="TARGET", help="s3://bucket/prefix, hf://owner/name or file:///folder")
+
+
+def _add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    group = commands.add_parser("data", help="build and question the data", description="Build and question the data.")
+    data = group.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
+    build = _command(data, "build", "build tokens and chunks, restartable", "data_build")
+    build.add_argument("recipe")
+    build.add_argument("--out", type=Path, required=True)
+    build.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c")
+    build.add_argument("--place", metavar="FILE")
+    _command(data, "verify", "check every receipt and digest below a folder", "data_verify").add_argument("folder", type=Path)
+    _command(data, "mix", "the mix, declared by a recipe or counted from a run's chunks", "data_mix").add_argument("recipe_or_run")
+    _command(data, "order", "the effective order of chunks and skipped steps, with who, when, why", "data_order").add_argument("run")
+    seen = _command(data, "seen", "which documents a step consumed, or which steps a document", "data_seen")
+    seen.add_argument("run")
+    seen.add_argument("--stage")
+    seen.add_argument("--step", type=int)
+    seen.add_argument("--document", metavar="ID")
+
+
+def _add_recipe_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    plan = _command(commands, "plan", "what a recipe would take, before anything starts", "plan")
+    plan.add_argument("recipe")
+    plan.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c")
+    group = commands.add_parser("recipe", help="validate and compare recipes", description="Validate and compare recipes.")
+    recipe = group.add_subparsers(dest="recipe_command", required=True, metavar="COMMAND")
+    _command(recipe, "check", "validate a recipe", "recipe_check").add_argument("recipe")
+    diff = _command(recipe, "diff", "show what differs between two recipes", "recipe_diff")
+    diff.add_argument("a")
+    diff.add_argument("b")
+    spikes = commands.add_parser("spikes", help="question the spike detector", description="Question the spike detector.")
+    inner = spikes.add_subparsers(dest="spikes_command", required=True, metavar="COMMAND")
+    replay = _command(inner, "replay", "run the detector over a recorded curve (.csv, .csv.gz, .jsonl)", "spikes_replay")
+    replay.add_argument("file", type=Path)
+    replay.add_argument("--recipe", help="whose detector settings (default: k2_65b)", default="k2_65b")
+
+
+def _add_service_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    up = _command(commands, "up", "start a local server with UI, its deployments and a worker", "up")
+    up.add_argument("--host", default="127.0.0.1", help="beyond loopback PREFECT_SERVER_API_AUTH_STRING must be set")
+    up.add_argument("--port", type=int, default=4200)
+    _command(commands, "down", "stop the local server and worker", "down")

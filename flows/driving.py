@@ -1,0 +1,138 @@
+"""Driving a run from the command line: with Prefect where a server answers, plainly where none does.
+
+Whatever the orchestrator fails at, the plain loop goes on in this process from the run directory.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from flows import work
+from flows.loop import Completed, Outcome, Stopped, Waiting, pursue
+from flows.prefect_api import server_answers
+from flows.run import Run, Say, existing_run, new_run
+from k2.recipe.load import load_place, load_recipe
+from k2.run.holdings import Duty
+from k2.run.layout import RunLayout
+from k2.run.plan import Settle, owed_duties
+from k2.run.receipt import Receipt, find_receipt, read_receipt
+
+
+def drive_new(layout: RunLayout, recipe: str, overrides: tuple[str, ...], place: str | None, say: Say) -> int:
+    """Run a recipe from wherever it stands; the exit code."""
+    loaded, there = load_recipe(recipe, overrides), load_place(place)
+
+    def with_prefect() -> None:
+        from flows.pretrain import PretrainRequest, pretrain
+
+        run, runs_dir = layout.name, str(layout.root.parent)
+        pretrain(PretrainRequest(recipe=recipe, run=run, overrides=list(overrides), place=place, runs_dir=runs_dir))
+
+    return _drive(with_prefect, lambda: new_run(layout, loaded, there, say), say)
+
+
+def drive_existing(layout: RunLayout, say: Say) -> int:
+    """Go on with a run; the exit code."""
+
+    def with_prefect() -> None:
+        from flows.pretrain import ResumeRequest, resume
+
+        resume(ResumeRequest(run=layout.name, runs_dir=str(layout.root.parent)))
+
+    return _drive(with_prefect, lambda: existing_run(layout, say), say)
+
+
+def _drive(with_prefect: Callable[[], None], opened: Callable[[], AbstractContextManager[Run]], say: Say) -> int:
+    """As a flow run where a server answers; where none does, or it is lost for good, by the plain loop."""
+    ended = _as_flow_run(with_prefect, say) if server_answers() else None
+    if ended is None:
+        with opened() as run:
+            ended = pursue(run, work.PlainPerformer(run))
+    return _exit_code(ended, say)
+
+
+def _as_flow_run(with_prefect: Callable[[], None], say: Say) -> Outcome | None:
+    """How the pipeline ended as a flow run; None when it was Prefect that failed, not the pipeline."""
+    from flows.console import quiet_prefect
+    from flows.pretrain import hear_how_it_ends
+
+    quiet_prefect()
+    with hear_how_it_ends() as heard:
+        try:
+            with_prefect()
+        except Exception as error:  # the boundary to the orchestrator: its own trouble must not end a run
+            if not heard:
+                say(f"Prefect failed ({error.__class__.__name__}); going on without it")
+    if heard and isinstance(heard[0], Exception):
+        raise heard[0]
+    return heard[0] if heard and not isinstance(heard[0], Exception) else None
+
+
+def _exit_code(outcome: Outcome, say: Say) -> int:
+    match outcome:
+        case Completed():
+            return 0
+        case Stopped(reason=reason):
+            say(f"stopped ({reason}); go on with `k2 resume`")
+            return 3
+        case Waiting(incident=incident):
+            say(f"incident {incident.incident} waits for a decision: `k2 decide RUN {incident.incident} rollback|continue|abort`")
+            return 4
+        case _:
+            return 1
+
+
+def settle_plainly(layout: RunLayout, duties: tuple[Duty, ...], checkpoints: tuple[str, ...], say: Say) -> None:
+    """Settle what is owed of these duties (of the named checkpoints, or of all) in this process."""
+    with existing_run(layout, say) as run:
+        _refuse_unknown(run, checkpoints)
+        perform = work.PlainPerformer(run)
+        for owed in owed_duties(run.recipe, run.holdings()):
+            if owed.duty in duties and (not checkpoints or owed.checkpoint in checkpoints):
+                say(f"{owed.checkpoint}: {owed.duty}")
+                perform.settle(owed)
+
+
+def export_to(layout: RunLayout, checkpoint: str, out: Path, say: Say) -> Receipt:
+    """A copy of the checkpoint's export in a folder that does not exist yet."""
+    if out.exists():
+        raise ValueError(f"{out} exists already; name a folder that does not: nothing is overwritten")
+    with existing_run(layout, say) as run:
+        _refuse_unknown(run, (checkpoint,))
+        if find_receipt(layout.export(checkpoint)) is None:
+            work.PlainPerformer(run).settle(Settle(checkpoint, "exported"))
+        shutil.copytree(layout.export(checkpoint), out)
+    return read_receipt(out)
+
+
+def publish_to(layout: RunLayout, target: str, checkpoints: tuple[str, ...], say: Say) -> list[dict[str, object]]:
+    """Publish to the given target what is exported; a row a checkpoint."""
+    from k2.publish.target import parse_target
+    from k2.publish.upload import upload_checkpoint
+
+    rows: list[dict[str, object]] = []
+    with existing_run(layout, say) as run:
+        _refuse_unknown(run, checkpoints)
+        for held in run.holdings().checkpoints:
+            if held.kind == "chunk" and "exported" in held.settled and (not checkpoints or held.name in checkpoints):
+                say(f"publishing {held.name} to {target}")
+                rows.append({"checkpoint": held.name, **upload_checkpoint(run.recipe, layout, held.name, parse_target(target))})
+    return rows
+
+
+@contextmanager
+def announced_server(runs_dir: Path, say: Say) -> Iterator[None]:
+    """A Prefect server while the run lasts, its address said."""
+    from flows.server import serving
+
+    with serving(runs_dir) as service:
+        say(f"the UI is at {service.ui_url} while this runs")
+        yield
+
+
+def _refuse_unknown(run: Run, checkpoints: tuple[str, ...]) -> None:
+    names = [held.name for held in run.holdings().checkpoints]
+    unknown = sorted(set(checkpoints) - set(names))
+    if unknown:
+        raise ValueError(f"run {run.layout.name!r} has no checkpoint {', '.join(unknown)}; it has {', '.join(names) or 'none yet'}")

@@ -1,0 +1,184 @@
+"""One segment of training, as the driver sees it: verify, launch, follow chunk by chunk, and turn its end into facts.
+
+The trainer is its own process group; here nothing is trained. A malignant verdict that stands in the records is
+answered first, whoever saw it: so a run that was killed in the middle of an incident ends as one that was not.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from flows.run import Run
+from k2.checkpoint.select import set_bad_aside
+from k2.launch.local import Trainer
+from k2.launch.pulse import Pulse
+from k2.run.control import clear_stop_request, read_stop_request, request_stop
+from k2.run.holdings import held_checkpoints
+from k2.run.layout import checkpoint_name
+from k2.run.ledger import AttemptEnded, AttemptStarted, CheckpointQuarantined
+from k2.run.plan import Train, last_checkpoint
+from k2.run.receipt import RECEIPT
+from k2.run.records import StepRecord, accepted_records, read_records
+from k2.watch.policy import answer, judge
+
+POLL_SECONDS = 0.25
+STOP_SECONDS = 20.0  # an orchestrator kills what does not end within 30
+MAX_FRUITLESS = 3  # attempts in a row that end in a crash without a step
+VERDICT = "verdict"  # the reason of a stop request that the watcher makes
+
+Outcome = Literal["completed", "stopped", "crashed"]
+
+
+class TrainerCrashed(RuntimeError):
+    """The trainer ended by itself with an error; the next attempt goes on from the newest checkpoint."""
+
+
+class TrainingFailed(RuntimeError):
+    """The trainer crashes again and again at the same place. The text holds the end of its log."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What goes on beside a segment."""
+
+    see: Callable[[StepRecord], None]  # takes each record
+    asked: Callable[[], str | None]  # why to stop, or None
+    watch: Callable[[Train, threading.Event], None]  # looks for spikes until the event is set
+    chunk: Callable[[str, Callable[[], None]], None]  # runs the following of one chunk under its name
+
+
+def train_segment(run: Run, action: Train, beside: Beside) -> None:
+    """Train from the action's checkpoint to the stage's end, or until a stop, a crash or a verdict.
+
+    Returns after anything that asking `next_action` again will handle; raises `TrainingFailed` when it will not.
+    """
+    if _answer_verdict(run, action.stage) or _set_aside_if_bad(run, action):
+        return
+    clear_stop_request(run.layout)
+    run.record(AttemptStarted(attempt=action.attempt, stage=action.stage, checkpoint=action.checkpoint, first_step=action.first_step))
+    run.say(f"{action.stage}: attempt {action.attempt} starts at step {action.first_step}, from {action.checkpoint or 'scratch'}")
+    code = _run_trainer(run, action, beside)
+    outcome = _outcome(run, action, code)
+    request = read_stop_request(run.layout)
+    reason = request.reason if request is not None and outcome == "stopped" else ""
+    run.record(AttemptEnded(attempt=action.attempt, outcome=outcome, exit_code=code, reason=reason))
+    _answer_verdict(run, action.stage)
+    if reason == VERDICT:
+        clear_stop_request(run.layout)
+    if outcome == "crashed":
+        _refuse_endless_crashes(run, action)
+
+
+def _set_aside_if_bad(run: Run, action: Train) -> bool:
+    """Verify the checkpoint; one that lies is quarantined, and the next older is asked for."""
+    rejected = set_bad_aside(run.layout, action.checkpoint)
+    run.record(*(CheckpointQuarantined(checkpoint=bad.name, why=bad.why[:2000]) for bad in rejected))
+    for bad in rejected:
+        run.say(f"{bad.name} does not verify and is set aside in {run.layout.quarantine}: {bad.why}")
+    return bool(rejected)
+
+
+def _answer_verdict(run: Run, stage: str) -> bool:
+    """Whether the stage's records hold a malignant verdict that is not answered yet; now it is."""
+    facts = run.facts()
+    event = judge(run.recipe, facts, stage, accepted_records(run.layout, facts, stage))
+    if event is None:
+        return False
+    run.record(*answer(run.recipe, facts, run.holdings(), event))
+    run.say(f"{event.kind} spike: onset at step {event.onset_step}, verdict at {event.verdict_step}, {event.rise_nats:+.2f} nat")
+    return True
+
+
+def _run_trainer(run: Run, action: Train, beside: Beside) -> int:
+    ended = threading.Event()
+    watcher = threading.Thread(target=beside.watch, args=(action, ended), name="watching", daemon=True)
+    trainer = Trainer.start(run.recipe, run.place, run.layout, action, run.lease)
+    watcher.start()
+    try:
+        return _Following(run, action, trainer, beside).to_the_end()
+    except BaseException:
+        trainer.stop("interrupted", STOP_SECONDS)
+        raise
+    finally:
+        ended.set()
+        watcher.join()
+
+
+class _Following:
+    """Looks at a living trainer: its records, wishes to stop it, and whether it hangs. One call a chunk."""
+
+    def __init__(self, run: Run, action: Train, trainer: Trainer, beside: Beside) -> None:
+        self._run, self._action, self._trainer, self._beside = run, action, trainer, beside
+        self._pulse = Pulse(run.layout.metrics(action.stage, action.attempt))
+
+    def to_the_end(self) -> int:
+        """Follow the trainer until it has ended; its exit code."""
+        stage = self._run.recipe.stage(self._action.stage)
+        for chunk in range((self._action.first_step - 1) // stage.steps_per_chunk, stage.chunks):
+            if self._trainer.poll() is None:
+                self._follow_as_task(chunk)
+        while (code := self._trainer.poll()) is None:
+            self._look()
+        return code
+
+    def _follow_as_task(self, chunk: int) -> None:
+        try:
+            self._beside.chunk(f"{self._action.stage} chunk {chunk:03d}", lambda: self._until_saved(chunk))
+        except TrainerCrashed as crash:
+            self._run.say(str(crash))
+
+    def _until_saved(self, chunk: int) -> None:
+        """Until the chunk's checkpoint is committed, or the trainer has ended. `TrainerCrashed` when it ended badly."""
+        number = self._run.recipe.first_checkpoint_number(self._action.stage) + chunk + 1
+        receipt = self._run.layout.checkpoint(checkpoint_name(number)) / RECEIPT
+        while not receipt.is_file():
+            if (code := self._trainer.poll()) is not None:
+                self._look()
+                if code != 0:
+                    raise TrainerCrashed(f"attempt {self._action.attempt} crashed with exit code {code}; see its log")
+                return
+            self._look()
+
+    def _look(self) -> None:
+        for record in self._pulse.observe():
+            self._beside.see(record)
+        if self._pulse.stalled:
+            self._run.say(f"no step for {self._pulse.silent_seconds:.0f} s: the trainer hangs and is killed")
+            self._trainer.kill()
+        self._pass_on(self._beside.asked())
+        time.sleep(POLL_SECONDS)
+
+    def _pass_on(self, reason: str | None) -> None:
+        if reason is not None and read_stop_request(self._run.layout) is None:
+            self._run.say(f"asked to stop ({reason}): the trainer finishes its step and saves")
+            request_stop(self._run.layout, self._action.attempt, reason)
+
+
+def _outcome(run: Run, action: Train, code: int) -> Outcome:
+    if code != 0:
+        return "crashed"
+    last = last_checkpoint(run.recipe, run.recipe.stage(action.stage))
+    return "completed" if last in {c.name for c in held_checkpoints(run.recipe, run.layout)} else "stopped"
+
+
+def _refuse_endless_crashes(run: Run, action: Train) -> None:
+    ended = [fact for fact in run.facts() if isinstance(fact, AttemptEnded)][-MAX_FRUITLESS:]
+    if len(ended) == MAX_FRUITLESS and all(
+        fact.outcome == "crashed" and not _has_records(run, action.stage, fact.attempt) for fact in ended
+    ):
+        raise TrainingFailed(
+            f"{MAX_FRUITLESS} attempts in a row crashed before their first step; going on would not help. "
+            f"The end of {run.layout.trainer_log(action.attempt)}:\n{_last_lines(run, action)}"
+        )
+
+
+def _has_records(run: Run, stage: str, attempt: int) -> bool:
+    return any(True for _ in read_records(run.layout.metrics(stage, attempt)))
+
+
+def _last_lines(run: Run, action: Train, lines: int = 15) -> str:
+    log = run.layout.trainer_log(action.attempt)
+    text = log.read_text("utf-8", "replace") if log.is_file() else "(no log)"
+    return "\n".join(text.splitlines()[-lines:])

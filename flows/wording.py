@@ -1,0 +1,32 @@
+"""What a run's status says to a person: where it stands, what its checkpoints still owe, and where to look."""
+
+from k2.run.layout import RunLayout
+from k2.run.status import CheckpointStatus, Status
+
+
+def status_lines(status: Status, layout: RunLayout) -> str:
+    """The status as text."""
+    where = (
+        f"{status.stage}, chunk {status.chunk:03d}, step {status.step}"
+        if status.stage is not None and status.chunk is not None
+        else "not begun"
+    )
+    lines = [
+        f"{status.run}: {status.state} ({where}; {status.tokens:,} tokens, {status.attempts} attempts, {len(status.incidents)} incidents)",
+        *(_incident_line(incident) for incident in status.incidents),
+        *(_checkpoint_line(checkpoint) for checkpoint in status.checkpoints),
+        f"page         {layout.page}",
+        f"checkpoints  {layout.checkpoints}",
+        f"scores       {layout.all_scores}",
+    ]
+    return "\n".join(lines)
+
+
+def _incident_line(incident: dict[str, object]) -> str:
+    where = f"{incident['stage']}, onset at step {incident['onset_step']}, verdict at {incident['verdict_step']}"
+    return f"  incident {incident['incident']}: {incident['kind']} in {where}"
+
+
+def _checkpoint_line(checkpoint: CheckpointStatus) -> str:
+    owed = [duty for duty, settled in checkpoint.obligations.items() if not settled]
+    return f"  {checkpoint.name}  {checkpoint.stage} step {checkpoint.step:>6}  " + (f"owed: {', '.join(owed)}" if owed else "all settled")

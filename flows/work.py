@@ -1,0 +1,161 @@
+"""What each action does, without any orchestrator: thin calls into k2, in the order in which they must happen.
+
+`PlainPerformer` is the whole pipeline on one machine. The Prefect flow performs the same functions as tasks.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+from flows.progress import Progress
+from flows.run import Run
+from flows.training import Beside, train_segment
+from k2.checkpoint.select import prunable, remove, verify
+from k2.run.durable import sweep
+from k2.run.holdings import duty_folder
+from k2.run.ledger import IncidentClosed
+from k2.run.plan import Heal, Settle, Train
+from k2.run.receipt import BrokenOutput, Receipt, commit_receipt_only, now, read_receipt
+from k2.run.records import StepRecord
+
+TRIES = 3
+DELAY_SECONDS = (2.0, 10.0)
+
+
+class EvaluationRefused(RuntimeError):
+    """The evaluator could not do a duty; the text is its reason."""
+
+
+def nobody_asks() -> str | None:
+    """No wish to stop."""
+    return None
+
+
+def prepare(run: Run) -> Receipt:
+    """Gather the text, train the tokenizer, build all chunks, and the evaluation suite from the held-out text."""
+    from k2.data.build import build
+    from k2.eval.suite import build_suite
+
+    receipt = build(run.recipe, run.place, run.layout, run.say)
+    build_suite(run.recipe, run.layout)
+    return receipt
+
+
+def watch(run: Run, action: Train, ended: threading.Event) -> None:
+    """Follow the segment's records; on a malignant verdict ask the trainer to stop."""
+    from k2.watch.follow import watch_attempt
+
+    event = watch_attempt(run.recipe, run.facts(), run.layout, action, ended)
+    if event is not None:
+        run.say(f"{action.stage}: {event.kind} since step {event.onset_step}: training is stopped to go back")
+
+
+def train(run: Run, action: Train, beside: Beside) -> None:
+    """One segment; then what rescue checkpoints nobody can need any more are removed, and W&B gets the attempt."""
+    train_segment(run, action, beside)
+    for name in prunable(run.recipe, run.holdings()):
+        remove(run.layout, name)
+    from k2.watch.wandb_sink import mirror_attempt
+
+    mirror_attempt(run.recipe, run.place, run.layout, run.facts(), action.stage, action.attempt)
+
+
+def heal(run: Run, action: Heal) -> None:
+    """Keep the evidence of a decided incident, set the abandoned checkpoints aside, close it."""
+    from k2.watch.evidence import keep_evidence
+
+    from k2.watch.policy import abandoned
+
+    names = abandoned(run.holdings(), action.incident, action.decision)
+    keep_evidence(run.layout, run.recipe, run.facts(), action.incident, action.decision, names)
+    run.record(IncidentClosed(incident=action.incident.incident, abandoned=names))
+    target = action.decision.checkpoint or "the start of the stage"
+    run.say(f"incident {action.incident.incident:03d}: {action.decision.action} to {target}, data: {action.decision.data}")
+
+
+def settle(run: Run, action: Settle) -> Receipt:
+    """One duty of one checkpoint. What has its receipt is not done again."""
+    folder = duty_folder(run.layout, action.checkpoint, action.duty)
+    sweep(folder.parent)
+    match action.duty:
+        case "verified":
+            return _verified(run, action.checkpoint)
+        case "exported" | "evaluated":
+            return _asked_of_the_evaluator(run, action)
+        case "published":
+            from k2.publish.target import resolve_targets
+            from k2.publish.upload import publish_checkpoint
+
+            return publish_checkpoint(run.recipe, run.layout, action.checkpoint, resolve_targets(run.place, run.layout))
+        case "shown":
+            from k2.report.page import show_checkpoint
+
+            return show_checkpoint(run.recipe, run.layout, run.facts(), action.checkpoint, time.time())
+
+
+def release(run: Run) -> Receipt:
+    """The last page, and the index of all that was published, to every target."""
+    from k2.report.page import build_page
+
+    from k2.publish.target import resolve_targets
+    from k2.publish.upload import publish_release
+
+    build_page(run.recipe, run.layout, run.facts(), time.time())
+    return publish_release(run.recipe, run.layout, resolve_targets(run.place, run.layout))
+
+
+class PlainPerformer:
+    """Performs every action in this process. `settle` is tried again for the world's failures."""
+
+    def __init__(self, run: Run, asked: Callable[[], str | None] = nobody_asks, see: Callable[[StepRecord], None] | None = None) -> None:
+        self._run = run
+        self._asked = asked
+        self._see = see or Progress(run.recipe, run.say).see
+
+    def prepare(self) -> None:
+        prepare(self._run)
+
+    def train(self, action: Train) -> None:
+        train(self._run, action, Beside(self._see, self._asked, self._watch, lambda _name, follow: follow()))
+
+    def _watch(self, action: Train, ended: threading.Event) -> None:
+        watch(self._run, action, ended)
+
+    def heal(self, action: Heal) -> None:
+        heal(self._run, action)
+
+    def settle(self, action: Settle) -> None:
+        for delay in (*DELAY_SECONDS, None):
+            try:
+                settle(self._run, action)
+                return
+            except Exception as error:
+                if delay is None or is_permanent(error):
+                    raise
+                self._run.say(f"{action.checkpoint}: {action.duty} failed ({error}); again in {delay:.0f} s")
+                time.sleep(delay)
+
+    def release(self) -> None:
+        release(self._run)
+
+
+def is_permanent(error: BaseException) -> bool:
+    """Whether trying again cannot help: what the user or the bytes are at fault for, not the world."""
+    return isinstance(error, ValueError)
+
+
+def _asked_of_the_evaluator(run: Run, action: Settle) -> Receipt:
+    """The evaluator holds torch and lives across checkpoints; here only its receipt is read."""
+    answer = run.evaluator.ask(action.duty, action.checkpoint)
+    if not answer.ok:
+        raise EvaluationRefused(answer.error or "the evaluator gave no reason")
+    return read_receipt(duty_folder(run.layout, action.checkpoint, action.duty))
+
+
+def _verified(run: Run, name: str) -> Receipt:
+    problems = verify(run.layout, name)
+    if problems:
+        raise BrokenOutput(f"{name} does not verify: {'; '.join(problems[:3])}")
+    checkpoint = read_receipt(run.layout.checkpoint(name))
+    receipt = Receipt(kind="verified", name=name, recipe=checkpoint.recipe, made_at=now(), inputs={"checkpoint": checkpoint.digest})
+    return commit_receipt_only(run.layout.verified(name), receipt)

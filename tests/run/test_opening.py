@@ -1,0 +1,46 @@
+"""A run is one recipe's for ever."""
+
+from pathlib import Path
+
+import pytest
+
+from k2.recipe.load import RecipeError, load_recipe
+from k2.recipe.schema import Place
+from k2.run.layout import RunLayout, run_root
+from k2.run.opening import NoSuchRun, create_or_open, existing_runs, open_run
+
+MINI = str(Path(__file__).parents[1] / "mini.toml")
+
+
+def test_a_run_opens_as_it_was_created(tmp_path: Path) -> None:
+    recipe, layout = load_recipe(MINI), RunLayout(tmp_path / "first")
+    create_or_open(layout, recipe, Place())
+    create_or_open(layout, recipe, Place(threads_per_rank=2))
+    assert open_run(layout) == (recipe, Place(threads_per_rank=2))
+    assert existing_runs(tmp_path) == [layout]
+
+
+def test_another_recipe_is_refused_with_what_differs(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path / "first")
+    create_or_open(layout, load_recipe(MINI), Place())
+    with pytest.raises(RecipeError, match=r"optimizer\.clip: 1\.0 -> 0\.5"):
+        create_or_open(layout, load_recipe(MINI, ("optimizer.clip=0.5",)), Place())
+
+
+def test_a_recipe_changed_under_a_run_is_refused(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path / "first")
+    create_or_open(layout, load_recipe(MINI), Place())
+    layout.recipe.write_text(layout.recipe.read_text().replace("clip = 1.0", "clip = 2.0"))
+    with pytest.raises(RecipeError, match="is not the recipe that this run was created with"):
+        open_run(layout)
+
+
+def test_there_is_no_run_where_none_was_started(tmp_path: Path) -> None:
+    with pytest.raises(NoSuchRun, match="k2 run"):
+        open_run(RunLayout(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("name", ["Upper", "-x", "a b", "a;rm", "x" * 64, ""])
+def test_a_name_that_cannot_be_a_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="cannot name a run"):
+        run_root(tmp_path, name)
