@@ -1,0 +1,151 @@
+"""Audits: the mix as declared and as counted from the chunks, and whether every byte agrees with its receipt.
+
+Enters a recipe or a run directory; leaves the contract's `k2 data mix` and `k2 data verify`. Counting reads the
+chunks' indexes, not what their receipts claim.
+"""
+
+import math
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from k2.data.chunk import chunk_receipt, read_index
+from k2.recipe.schema import MixEntry, Recipe, Stage
+from k2.run.layout import RunLayout
+from k2.run.receipt import RECEIPT, BrokenOutput, Receipt, check_files, find_receipt, read_receipt
+
+_CHUNK_RECEIPT = re.compile(r"chunk_\d{3,}\.json")
+
+
+class SubsetMix(BaseModel):
+    """One subset in a stage. None where it is not known before the text is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    repeat: float
+    samples: int | None
+    tokens: int | None
+    fraction: float | None
+    per_chunk_min: int | None
+    per_chunk_max: int | None
+
+
+class StageMix(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    subsets: tuple[SubsetMix, ...]
+
+
+class Mix(BaseModel):
+    """The contract's fields of `k2 data mix`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stages: tuple[StageMix, ...]
+
+
+class Verification(BaseModel):
+    """The contract's fields of `k2 data verify`; `bad` has one line a fault."""
+
+    model_config = ConfigDict(frozen=True)
+
+    files: int
+    bytes: int
+    bad: tuple[str, ...]
+
+
+def declared_mix(recipe: Recipe) -> Mix:
+    """The mix as the recipe declares it: counts where it states shares or tokens."""
+    return Mix(stages=tuple(StageMix(name=s.name, subsets=tuple(_declared(s, entry) for entry in s.mix)) for s in recipe.stages))
+
+
+def counted_mix(recipe: Recipe, layout: RunLayout) -> Mix:
+    """The mix of a prepared run, counted sample by sample from its chunks."""
+    return Mix(stages=tuple(StageMix(name=s.name, subsets=_counted(recipe, layout, s)) for s in recipe.stages))
+
+
+def verify(folder: Path) -> Verification:
+    """Compare every file that a receipt below `folder` lists with it, and every chunk with the receipt over all."""
+    found = [path for path in sorted(folder.rglob("*.json")) if _is_receipt(path)]
+    files = size = 0
+    bad = [] if found else [f"{folder}: holds no receipt, so there is nothing to verify; give the folder of a run or of `k2 data build`"]
+    for path in found:
+        try:
+            receipt = read_receipt(path)
+        except BrokenOutput as error:
+            bad.append(str(error))
+            continue
+        files += len(receipt.files)
+        size += sum(file.bytes for file in receipt.files)
+        bad += [f"{path.parent.relative_to(folder)}/{wrong}" for wrong in check_files(path.parent, receipt)]
+        bad += _other_chunks(path.parent, receipt) if receipt.kind == "chunks" else []
+    return Verification(files=files, bytes=size, bad=tuple(bad))
+
+
+def _declared(stage: Stage, entry: MixEntry) -> SubsetMix:
+    fraction = entry.fraction
+    if fraction is None and entry.tokens is not None:
+        fraction = entry.tokens / stage.tokens
+    if fraction is None:
+        return SubsetMix(
+            name=entry.subset, repeat=entry.repeat, samples=None, tokens=None, fraction=None, per_chunk_min=None, per_chunk_max=None
+        )
+    samples = round(fraction * stage.chunks * stage.samples_per_chunk)
+    return SubsetMix(
+        name=entry.subset,
+        repeat=entry.repeat,
+        samples=samples,
+        tokens=samples * stage.context,
+        fraction=fraction,
+        per_chunk_min=samples // stage.chunks,
+        per_chunk_max=math.ceil(samples / stage.chunks),
+    )
+
+
+def _counted(recipe: Recipe, layout: RunLayout, stage: Stage) -> tuple[SubsetMix, ...]:
+    chunks = [_samples_of(recipe, layout, stage, chunk) for chunk in range(stage.chunks)]
+    total = sum(count.total() for count in chunks)
+    counted = []
+    for entry in stage.mix:
+        counts = [chunk[entry.subset] for chunk in chunks]
+        counted.append(
+            SubsetMix(
+                name=entry.subset,
+                repeat=entry.repeat,
+                samples=sum(counts),
+                tokens=sum(counts) * stage.context,
+                fraction=sum(counts) / total,
+                per_chunk_min=min(counts),
+                per_chunk_max=max(counts),
+            )
+        )
+    return tuple(counted)
+
+
+def _samples_of(recipe: Recipe, layout: RunLayout, stage: Stage, chunk: int) -> Counter[str]:
+    """Rows of each subset in the chunk; every row has exactly one entry that begins at its start."""
+    read_receipt(chunk_receipt(layout, stage.name, chunk))
+    index = read_index(layout, stage.name, chunk)
+    numbers, counts = np.unique(index[index[:, 4] == 0, 1], return_counts=True)
+    return Counter({recipe.data.subsets[number].name: int(count) for number, count in zip(numbers, counts, strict=True)})
+
+
+def _is_receipt(path: Path) -> bool:
+    unfinished = any(part.startswith(".tmp-") for part in path.parts)
+    return not unfinished and (path.name == RECEIPT or _CHUNK_RECEIPT.fullmatch(path.name) is not None)
+
+
+def _other_chunks(folder: Path, receipt: Receipt) -> list[str]:
+    """Chunks that are not the ones which the receipt over all of them names."""
+    wrong = []
+    for name, digest in receipt.inputs.items():
+        if "/" in name:
+            chunk = find_receipt(folder / f"{name}.json")
+            if chunk is None or chunk.digest != digest:
+                wrong.append(f"{name}: is not the chunk that {folder / RECEIPT} names")
+    return wrong

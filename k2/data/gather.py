@@ -1,0 +1,119 @@
+"""Gathering: every subset's documents, once, frozen into the run directory.
+
+Enters the recipe's sources; leaves `sources/<subset>.jsonl` (what is trained on), `sources/held_out.jsonl` (what
+never is) and one receipt with every count. A resumed run reads these files and never looks at the sources again.
+Texts that occur twice are taken once, over the whole corpus: a copy of a held-out document would give it away.
+"""
+
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO
+
+from k2.data.document import DataError, Document, Dropped, Found, document_id
+from k2.data.installation import read_installation
+from k2.data.read import read_files
+from k2.recipe.load import digest
+from k2.recipe.schema import Place, PythonSource, Recipe, Source, Subset
+from k2.run.durable import durable_folder
+from k2.run.layout import RunLayout
+from k2.run.receipt import Receipt, find_receipt, now, seal_folder
+
+HELD_OUT = "held_out"
+
+
+@dataclass
+class Gathered:
+    """What became of one subset's documents. `documents` and `bytes` are those that training may read."""
+
+    documents: int = 0
+    bytes: int = 0
+    held_out: int = 0
+    duplicates: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def say(self, subset: str) -> str:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
+        return (
+            f"gathered {subset}: {self.documents} documents, {self.bytes / 1e6:.2f} MB; {self.held_out} held out, "
+            f"{self.duplicates} duplicates" + (f"; dropped: {dropped}" if dropped else "")
+        )
+
+
+def gather(recipe: Recipe, place: Place, layout: RunLayout, progress: Callable[[str], None]) -> Receipt:
+    """Freeze the recipe's documents under `layout.sources`; the receipt of the earlier time if they are."""
+    done = find_receipt(layout.sources)
+    if done is not None:
+        return done
+    if any(subset.name == HELD_OUT for subset in recipe.data.subsets):
+        raise DataError(f"data.subsets names a subset {HELD_OUT!r}, which is the name of the held-out file: give it another")
+    seen: set[str] = set()
+    counts: dict[str, Gathered] = {}
+    with durable_folder(layout.sources) as folder:
+        with (folder / layout.held_out.name).open("wb") as held_out:
+            for subset in recipe.data.subsets:
+                counts[subset.name] = _gather_subset(subset, recipe, place, folder, held_out, seen)
+                progress(counts[subset.name].say(subset.name))
+        facts = {"subsets": {name: asdict(count) for name, count in counts.items()}}
+        receipt = Receipt(kind="sources", name="sources", recipe=digest(recipe), made_at=now(), facts=facts)
+        return seal_folder(folder, receipt)
+
+
+def source_file(layout: RunLayout, subset: str) -> Path:
+    """Where a subset's documents lie."""
+    return layout.sources / f"{subset}.jsonl"
+
+
+def is_held_out(document: str, share: float) -> bool:
+    """Whether the document of that id is kept from training. Nothing but the id and the share decides."""
+    word = hashlib.sha256(f"held out {document}".encode()).digest()[:7]
+    return int.from_bytes(word) < share * 2**56
+
+
+def _gather_subset(subset: Subset, recipe: Recipe, place: Place, folder: Path, held_out: IO[bytes], seen: set[str]) -> Gathered:
+    count = Gathered()
+    with (folder / f"{subset.name}.jsonl").open("wb") as kept:
+        for document in _taken(subset, Path(place.data_dir), seen, count):
+            if is_held_out(document.id, recipe.data.held_out):
+                count.held_out += 1
+                held_out.write(document.line())
+            else:
+                count.documents += 1
+                count.bytes += len(document.text.encode())
+                kept.write(document.line())
+    return count
+
+
+def _taken(subset: Subset, data_dir: Path, seen: set[str], count: Gathered) -> Iterator[Document]:
+    """The subset's documents up to its cap, each text once. What is not taken is counted."""
+    left = sys.maxsize if subset.max_bytes is None else subset.max_bytes
+    for found in _read(subset.source, data_dir):
+        if isinstance(found, Dropped):
+            count.dropped[found.reason] += 1
+            continue
+        text = cut_to_bytes(found.text, left)
+        if not text.strip():
+            return
+        known = document_id(text)
+        if known in seen:
+            count.duplicates += 1
+            continue
+        seen.add(known)
+        yield Document(known, subset.name, found.source, found.position, text)
+        left -= len(text.encode()) if text == found.text else left
+
+
+def cut_to_bytes(text: str, limit: int) -> str:
+    """The text when it fits into `limit` bytes of UTF-8; else its beginning up to the last line end that does."""
+    encoded = text.encode()
+    if len(encoded) <= limit:
+        return text
+    fits = encoded[:limit].decode("utf-8", "ignore")
+    return fits[: fits.rfind("\n") + 1] or fits
+
+
+def _read(source: Source, data_dir: Path) -> Iterator[Found | Dropped]:
+    return read_installation(source) if isinstance(source, PythonSource) else read_files(source, data_dir)
