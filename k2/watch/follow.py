@@ -1,0 +1,86 @@
+"""The watcher beside the trainer: follows an attempt's records and asks for a stop on a malignant verdict.
+
+What enters is the growing file of step records; what leaves is the verdict, and a stop request on the disk. The
+ledger is not written here: the driver judges the same records again and comes to the same verdict.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from k2.recipe.schema import Recipe
+from k2.run.control import read_stop_request, request_stop
+from k2.run.layout import RunLayout
+from k2.run.ledger import Fact
+from k2.run.records import StepRecord, accepted_records, parse_record
+from k2.watch.policy import first_unanswered, observe
+from k2.watch.spikes import Detector, Event
+
+VERDICT = "verdict"  # the reason of the watcher's stop request
+POLL_SECONDS = 0.2
+
+
+class Ended(Protocol):
+    """What `follow` needs of a `threading.Event`: set when no more records will come."""
+
+    def wait(self, timeout: float) -> bool: ...
+
+
+class Segment(Protocol):
+    """What the watcher needs of a launched segment (`run.plan.Train`)."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def first_step(self) -> int: ...
+
+
+def follow(path: Path, stop: Ended, poll_seconds: float = POLL_SECONDS) -> Iterator[StepRecord]:
+    """The records in `path` as they are written, until `stop` is set and the file is read to its end.
+
+    The file need not exist yet. A line without its newline is left for later; a line that is no record is passed over.
+    """
+    offset, torn = 0, b""
+    ended = False
+    while True:
+        content, offset = _read_from(path, offset)
+        *lines, torn = (torn + content).split(b"\n") if offset else [b""]
+        for line in lines:
+            record = parse_record(line.decode("utf-8", "replace"))
+            if record is not None:
+                yield record
+        if ended:
+            return
+        ended = stop.wait(poll_seconds)
+
+
+def watch_attempt(recipe: Recipe, facts: list[Fact], layout: RunLayout, train: Segment, ended: Ended) -> Event | None:
+    """Watch one attempt until `ended` is set or a malignant verdict falls; then ask its trainer to stop, and give the verdict.
+
+    In the mode `observe` nobody is asked: the first verdict is given when the attempt has ended.
+    """
+    detector = Detector(recipe.spikes)
+    earlier = (r for r in accepted_records(layout, facts, train.stage) if r.attempt < train.attempt and r.step < train.first_step)
+    for _ in observe(detector, earlier):
+        pass
+    events = observe(detector, follow(layout.metrics(train.stage, train.attempt), ended))
+    if recipe.spikes.mode == "observe":
+        return first_unanswered(facts, train.attempt, list(events))
+    event = first_unanswered(facts, train.attempt, events)
+    standing = read_stop_request(layout)
+    if event is not None and (standing is None or standing.attempt != train.attempt):
+        request_stop(layout, train.attempt, VERDICT)
+    return event
+
+
+def _read_from(path: Path, offset: int) -> tuple[bytes, int]:
+    """What the file holds past `offset`, and the new offset."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            content = file.read()
+    except FileNotFoundError:
+        return b"", 0
+    return content, offset + len(content)
