@@ -5,6 +5,7 @@ else in the project knows DeepSpeed, and it is imported only when an engine is b
 """
 
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -114,11 +115,24 @@ def _join(device: str) -> None:
         deepspeed.init_distributed(dist_init_required=True)
 
 
+def _import_muon_uncompiled() -> None:
+    """DeepSpeed asks of every optimizer whether it is its Muon, whose module loads torch's compiler: 3 s of start-up for nothing."""
+    from deepspeed.runtime import compiler
+
+    usual = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        compiler.compile = usual
+
+
 def _initialize(recipe: Recipe, stage: Stage) -> Any:
     import deepspeed
     from deepspeed.pipe import LayerSpec, PipelineModule
     from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
+    _import_muon_uncompiled()
     layout = recipe.layout
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its settings
         module = PipelineModule(

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import Literal, TextIO
 
 from k2.checkpoint.commit import STATE, any_rank, commit_checkpoint, verify_together
+from k2.data.loader import SampleReader
 from k2.recipe.load import digest
 from k2.recipe.schema import Recipe, Stage
 from k2.run.control import read_stop_request
 from k2.run.holdings import held_checkpoints
 from k2.run.layout import RunLayout, checkpoint_name, rescue_name
-from k2.run.ledger import Fact, StepsSkipped
 from k2.run.receipt import Receipt, now, read_receipt
 from k2.run.records import StepRecord
 from k2.train.engine import Engine
 from k2.train.schedule import fault_factor, learning_rate
-from k2.train.step import Samples, StepResult, train_step
+from k2.train.step import StepResult, train_step
 
 Kind = Literal["chunk", "rescue", "stop"]
 
@@ -35,7 +35,6 @@ class Segment:
     attempt: int
     first_step: int
     checkpoint: str | None
-    facts: tuple[Fact, ...]
     order_head: str
 
 
@@ -71,18 +70,11 @@ def due_checkpoint(recipe: Recipe, stage: Stage, step: int, trained: bool) -> Du
     return None
 
 
-def skipped_steps(facts: tuple[Fact, ...], stage: str) -> frozenset[int]:
-    """Every step of the stage that a ledger operation leaves out."""
-    ranges = [range(f.first_step, f.last_step + 1) for f in facts if isinstance(f, StepsSkipped) and f.stage == stage]
-    return frozenset(step for steps in ranges for step in steps)
-
-
 class Loop:
     """A segment being trained on this rank. `records` is open on global rank 0 only."""
 
-    def __init__(self, segment: Segment, engine: Engine, read: Callable[[int], Samples], records: TextIO | None) -> None:
-        self._segment, self._engine, self._read, self._records = segment, engine, read, records
-        self._skipped = skipped_steps(segment.facts, segment.stage.name)
+    def __init__(self, segment: Segment, engine: Engine, reader: SampleReader, records: TextIO | None) -> None:
+        self._segment, self._engine, self._reader, self._records = segment, engine, reader, records
         self._inputs = {"recipe": digest(segment.recipe), "chunks": read_receipt(segment.layout.all_chunks).digest}
         self._tokens = 0
         if segment.checkpoint is not None:
@@ -92,7 +84,7 @@ class Loop:
         """Train to the end of the stage, or until a stop is asked for: by the control file, or by a signal to any rank."""
         segment = self._segment
         for step in range(segment.first_step, segment.stage.steps + 1):
-            trained = step not in self._skipped
+            trained = not self._reader.is_skipped(step)
             if trained:
                 self._train(step)
             due = due_checkpoint(segment.recipe, segment.stage, step, trained)
@@ -113,7 +105,7 @@ class Loop:
 
     def _train(self, step: int) -> None:
         segment = self._segment
-        result = train_step(self._engine, segment.recipe, segment.stage, step, self._read)
+        result = train_step(self._engine, segment.recipe, segment.stage, step, self._reader.step)
         self._tokens += segment.stage.tokens_per_step
         if self._records is not None:
             self._records.write(self._record(step, result).line())

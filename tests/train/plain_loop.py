@@ -72,7 +72,7 @@ def gradients_of(model: PlainLlama, tokens: Tensor, micro_batch: int) -> tuple[f
         picked = logits.log_softmax(-1).gather(-1, part[:, 1:, None])
         loss = -picked.mean()
         for accumulated, gradient in zip(total, torch.autograd.grad(loss / len(parts), parameters), strict=True):
-            accumulated += gradient.float()
+            accumulated.add_(gradient)
         loss_sum += loss.item() / len(parts)
     return loss_sum, total
 
