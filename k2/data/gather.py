@@ -6,8 +6,6 @@ Texts that occur twice are taken once, over the whole corpus: a copy of a held-o
 """
 
 import hashlib
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,7 +31,7 @@ class Gathered:
     bytes: int = 0
     held_out: int = 0
     duplicates: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
+    dropped: dict[str, int] = field(default_factory=dict)
 
     def say(self, subset: str) -> str:
         dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
@@ -74,36 +72,40 @@ def is_held_out(document: str, share: float) -> bool:
 
 
 def _gather_subset(subset: Subset, recipe: Recipe, place: Place, folder: Path, held_out: IO[bytes], seen: set[str]) -> Gathered:
+    """Write the subset's documents to its file and to the held-out one. What is held out does not count against the cap."""
     count = Gathered()
     with (folder / f"{subset.name}.jsonl").open("wb") as kept:
-        for document in _taken(subset, Path(place.data_dir), seen, count):
-            if is_held_out(document.id, recipe.data.held_out):
+        for found in _new_texts(subset.source, Path(place.data_dir), seen, count):
+            if is_held_out(document_id(found.text), recipe.data.held_out):
+                held_out.write(_document(found, found.text, subset).line())
                 count.held_out += 1
-                held_out.write(document.line())
-            else:
+                continue
+            text = found.text if subset.max_bytes is None else cut_to_bytes(found.text, subset.max_bytes - count.bytes)
+            if text:
+                kept.write(_document(found, text, subset).line())
                 count.documents += 1
-                count.bytes += len(document.text.encode())
-                kept.write(document.line())
+                count.bytes += len(text.encode())
+            if text != found.text:
+                break
     return count
 
 
-def _taken(subset: Subset, data_dir: Path, seen: set[str], count: Gathered) -> Iterator[Document]:
-    """The subset's documents up to its cap, each text once. What is not taken is counted."""
-    left = sys.maxsize if subset.max_bytes is None else subset.max_bytes
-    for found in _read(subset.source, data_dir):
+def _new_texts(source: Source, data_dir: Path, seen: set[str], count: Gathered) -> Iterator[Found]:
+    """What the source gives that was not seen before; the rest is counted."""
+    for found in read_installation(source) if isinstance(source, PythonSource) else read_files(source, data_dir):
         if isinstance(found, Dropped):
-            count.dropped[found.reason] += 1
+            count.dropped[found.reason] = count.dropped.get(found.reason, 0) + 1
             continue
-        text = cut_to_bytes(found.text, left)
-        if not text.strip():
-            return
-        known = document_id(text)
+        known = document_id(found.text)
         if known in seen:
             count.duplicates += 1
             continue
         seen.add(known)
-        yield Document(known, subset.name, found.source, found.position, text)
-        left -= len(text.encode()) if text == found.text else left
+        yield found
+
+
+def _document(found: Found, text: str, subset: Subset) -> Document:
+    return Document(document_id(text), subset.name, found.source, found.position, text)
 
 
 def cut_to_bytes(text: str, limit: int) -> str:
@@ -113,7 +115,3 @@ def cut_to_bytes(text: str, limit: int) -> str:
         return text
     fits = encoded[:limit].decode("utf-8", "ignore")
     return fits[: fits.rfind("\n") + 1] or fits
-
-
-def _read(source: Source, data_dir: Path) -> Iterator[Found | Dropped]:
-    return read_installation(source) if isinstance(source, PythonSource) else read_files(source, data_dir)
