@@ -1,0 +1,71 @@
+"""A trainer hangs when it is silent for far longer than its steps take."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from k2.launch.pulse import Pulse, stall_limit, stalled
+from k2.run.records import StepRecord
+
+RECORD = StepRecord(attempt=1, stage="stage1", step=1, loss=3.0, grad_norm=1.0, lr=0.1, tokens=128, seconds=2.0, at=1000.0)
+
+
+class Clock:
+    """A monotonic clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_limit_follows_the_slow_steps() -> None:
+    assert stall_limit([20.0] * 98 + [30.0, 500.0]) == 150.0
+    assert not stalled([20.0] * 100, silent_seconds=99.0)
+    assert stalled([20.0] * 100, silent_seconds=101.0)
+
+
+def test_fast_steps_have_a_floor_and_the_start_has_its_own() -> None:
+    assert stall_limit([0.1] * 50) == 60.0
+    assert stall_limit([]) == 180.0
+    assert stall_limit([], startup_seconds=20.0) == 20.0
+
+
+def test_a_pulse_follows_the_records_and_hears_silence(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "attempt_01.jsonl"
+    pulse = Pulse(path, floor_seconds=10.0, startup_seconds=30.0, clock=clock)
+    assert pulse.observe() == []
+    clock.now += 29
+    assert not pulse.stalled
+    write(path, *[replace(RECORD, step=n, at=1000.0 + 3 * n) for n in range(1, 9)])
+    assert [record.step for record in pulse.observe()] == list(range(1, 9))
+    clock.now += 14
+    assert not pulse.stalled
+    clock.now += 2
+    assert pulse.observe() == []
+    assert pulse.stalled
+    write(path, replace(RECORD, step=9, at=1040.0))
+    assert [record.step for record in pulse.observe()] == [9]
+    assert not pulse.stalled
+
+
+def test_a_torn_line_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    path, line = tmp_path / "attempt_01.jsonl", RECORD.line()
+    pulse = Pulse(path)
+    path.write_text(line[:20])
+    assert pulse.observe() == []
+    path.write_text(line)
+    assert pulse.observe() == [RECORD]
+
+
+def test_a_clock_set_back_makes_no_negative_gap(tmp_path: Path) -> None:
+    path = tmp_path / "attempt_01.jsonl"
+    write(path, replace(RECORD, at=5000.0), replace(RECORD, step=2, at=1400.0))
+    pulse = Pulse(path, floor_seconds=10.0)
+    assert len(pulse.observe()) == 2
+    assert not pulse.stalled
+
+
+def write(path: Path, *records: StepRecord) -> None:
+    with path.open("a") as file:
+        file.writelines(record.line() for record in records)
