@@ -88,7 +88,7 @@ def evaluator_command(
     command = (sys.executable, "-m", "k2.eval", str(layout.root.resolve()))
     offline = {name: "1" for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")}
     environment = _environment(inherited, place, device) | {MARK: mark("evaluator", layout), "TOKENIZERS_PARALLELISM": "false"} | offline
-    pipes = ("--stdin-fd", str(requests), "--stdout-fd", str(answers), "--nice", str(place.evaluator_niceness))
+    pipes = ("--stdin-fd", str(requests), "--stdout-fd", str(answers))
     return Command(_supervised(command, Supervision(2.0, 0.0), lock, pipes), environment)
 
 

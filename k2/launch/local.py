@@ -106,14 +106,14 @@ class Trainer:
 
 
 class EvaluatorAnswer(BaseModel):
-    """What the evaluator says about one duty. Fields that it adds are kept."""
+    """What the evaluator says to one question. Fields that it adds are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    duty: str
-    checkpoint: str
+    id: int
     ok: bool
     error: str | None = Field(default=None, description="why not, for a person")
+    permanent: bool = Field(default=False, description="asking again cannot help")
 
 
 class EvaluatorFailed(RuntimeError):
@@ -127,6 +127,7 @@ class Evaluator:
         """`make_command` is given the descriptors of the process's input and output."""
         self._make_command, self._layout, self._lease, self._ready_seconds = make_command, layout, lease, ready_seconds
         self._asking = threading.Lock()
+        self._asked = 0
         self._line: Line | None = None
         self._closed = False
 
@@ -174,11 +175,12 @@ class Evaluator:
 
     def _answer(self, duty: Duty, checkpoint: str, timeout_seconds: float) -> EvaluatorAnswer:
         line = self._connect()
-        line.say({"duty": duty, "checkpoint": checkpoint})
+        self._asked += 1
+        line.say({"id": self._asked, "duty": duty, "checkpoint": checkpoint})
         deadline = time.monotonic() + timeout_seconds
         while True:
             answer = _parse_answer(line.hear(deadline))
-            if answer is not None and (answer.duty, answer.checkpoint) == (duty, checkpoint):
+            if answer is not None and answer.id == self._asked:
                 return answer
 
     def _connect(self) -> Line:

@@ -62,7 +62,7 @@ class Line:
             os.close(answers)
         self._heard = b""
 
-    def say(self, request: dict[str, str]) -> None:
+    def say(self, request: dict[str, str | int]) -> None:
         """Send one line. `EOFError` when the process is gone."""
         try:
             os.write(self._say, json.dumps(request).encode() + b"\n")

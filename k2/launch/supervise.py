@@ -32,7 +32,6 @@ class Orders:
 
     grace_seconds: float
     orphan_grace_seconds: float
-    niceness: int
     held: tuple[int, ...]
     stdin: int | None
     stdout: int | None
@@ -43,13 +42,12 @@ def parse_orders(arguments: list[str]) -> Orders:
     parser = argparse.ArgumentParser(prog="k2.launch.supervise", description="run a command so that none of its descendants outlives it")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds between SIGTERM and SIGKILL when a stop is asked for")
     parser.add_argument("--orphan-grace", type=float, default=5.0, help="the same when the parent has died")
-    parser.add_argument("--nice", type=int, default=0)
     parser.add_argument("--lock-fd", type=int, action="append", default=[], help="inherited lock to hold as long as the command lives")
     parser.add_argument("--stdin-fd", type=int, help="becomes the command's standard input")
     parser.add_argument("--stdout-fd", type=int, help="becomes the command's standard output")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args(arguments)
-    return Orders(given.grace, given.orphan_grace, given.nice, tuple(given.lock_fd), given.stdin_fd, given.stdout_fd, tuple(given.command))
+    return Orders(given.grace, given.orphan_grace, tuple(given.lock_fd), given.stdin_fd, given.stdout_fd, tuple(given.command))
 
 
 def descendants(ancestor: int) -> list[int]:
@@ -107,7 +105,6 @@ class Supervisor:
         orders = self._orders
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        os.nice(orders.niceness)
         child = subprocess.Popen(
             orders.command,
             stdin=subprocess.DEVNULL if orders.stdin is None else orders.stdin,

@@ -80,10 +80,10 @@ def test_ranks_meet_on_the_loopback() -> None:
     assert (environment["GLOO_SOCKET_IFNAME"], environment["NCCL_SOCKET_IFNAME"]) == ("lo", "lo")
 
 
-def test_the_evaluator_is_nice_and_asks_no_hub() -> None:
-    command = evaluator_command(Place(evaluator_niceness=15), LAYOUT, {}, device="cpu", requests=8, answers=9, lock=7)
+def test_the_evaluator_talks_over_its_own_pipes_and_asks_no_hub() -> None:
+    command = evaluator_command(Place(), LAYOUT, {}, device="cpu", requests=8, answers=9, lock=7)
     supervisor, _, evaluator = " ".join(command.argv[1:]).partition(" -- ")
-    assert supervisor.endswith("--lock-fd 7 --stdin-fd 8 --stdout-fd 9 --nice 15")
+    assert supervisor.endswith("--lock-fd 7 --stdin-fd 8 --stdout-fd 9")
     assert evaluator == f"{sys.executable} -m k2.eval /runs/one"
     assert command.environment["HF_HUB_OFFLINE"] == "1"
 

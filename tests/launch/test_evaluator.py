@@ -41,13 +41,13 @@ def evaluator(rig: Rig) -> Iterator[Evaluator]:
 
 def test_one_process_answers_all_questions(evaluator: Evaluator) -> None:
     first, second = evaluator.ask("exported", "ckpt_001"), evaluator.ask("evaluated", "ckpt_001")
-    assert (first.ok, first.duty, second.duty) == (True, "exported", "evaluated")
+    assert (first.ok, second.ok, second.id) == (True, True, first.id + 1)
     assert first.model_extra == second.model_extra
 
 
 def test_a_refusal_says_why(evaluator: Evaluator) -> None:
     answer = evaluator.ask("verified", "ckpt_broken")
-    assert (answer.ok, answer.error) == (False, "it has no receipt")
+    assert (answer.ok, answer.error, answer.permanent) == (False, "it has no receipt", True)
 
 
 def test_it_is_started_again_when_it_dies(evaluator: Evaluator, rig: Rig) -> None:
@@ -72,7 +72,7 @@ def test_many_threads_may_ask(evaluator: Evaluator) -> None:
     answers = {}
 
     def ask(number: int) -> None:
-        answers[number] = evaluator.ask("exported", f"ckpt_{number:03d}").checkpoint
+        answers[number] = (evaluator.ask("exported", f"ckpt_{number:03d}").model_extra or {})["receipt"]
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
     for thread in threads:

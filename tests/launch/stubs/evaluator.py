@@ -21,6 +21,6 @@ for line in sys.stdin:
         case "ckpt_silent":
             time.sleep(600)
         case "ckpt_broken":
-            print(json.dumps(asked | {"ok": False, "error": "it has no receipt"}), flush=True)
+            print(json.dumps({"id": asked["id"], "ok": False, "error": "it has no receipt", "permanent": True}), flush=True)
         case _:
-            print(json.dumps(asked | {"ok": True, "pid": os.getpid()}), flush=True)
+            print(json.dumps({"id": asked["id"], "ok": True, "receipt": asked["checkpoint"], "pid": os.getpid()}), flush=True)
