@@ -9,25 +9,26 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from k2.data.chunk import chunk_name, open_rows
+from k2.data.chunk import chunk_name, chunk_receipt, open_rows
 from k2.data.order import chunk_of_step, effective_order, is_skipped, skipped_ranges
 from k2.recipe.schema import Recipe, Stage
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact
-from k2.run.receipt import BrokenOutput
+from k2.run.receipt import BrokenOutput, read_receipt
 
 
 class SampleReader:
     """Reads the samples of one stage in the effective order. One chunk is open at a time.
 
-    A chunk is compared with its receipt when it is opened first, and its ids with the model's rows: a damaged one
-    raises `BrokenOutput`.
+    When a chunk is opened its receipt is compared with the one over all chunks, its bytes with its receipt, and its
+    ids with the model's rows. `BrokenOutput` when they do not agree, or when the data was never prepared.
     """
 
     def __init__(self, recipe: Recipe, layout: RunLayout, stage: Stage, facts: Iterable[Fact]) -> None:
         facts = tuple(facts)
         self._stage, self._layout = stage, layout
         self._vocab_rows = recipe.model.vocab_rows
+        self._prepared = read_receipt(layout.all_chunks).inputs
         self.order = effective_order(stage, facts)
         self.skipped = skipped_ranges(stage.name, facts)
         self._open: tuple[int, npt.NDArray[np.uint16]] | None = None
@@ -46,12 +47,20 @@ class SampleReader:
 
     def _rows(self, chunk: int) -> npt.NDArray[np.uint16]:
         if self._open is None or self._open[0] != chunk:
-            rows = open_rows(self._layout, self._stage, chunk)
-            largest = int(rows.max())
-            if largest >= self._vocab_rows:
-                raise BrokenOutput(
-                    f"{chunk_name(self._stage.name, chunk)} holds the token id {largest}, but model.vocab_rows = {self._vocab_rows}: "
-                    "it was made with another tokenizer; prepare the data with this recipe's"
-                )
-            self._open = (chunk, rows)
+            self._open = (chunk, self._verified(chunk))
         return self._open[1]
+
+    def _verified(self, chunk: int) -> npt.NDArray[np.uint16]:
+        name = chunk_name(self._stage.name, chunk)
+        if read_receipt(chunk_receipt(self._layout, self._stage.name, chunk)).digest != self._prepared.get(name):
+            raise BrokenOutput(
+                f"{name} is not the chunk that {self._layout.all_chunks} was prepared with: it was replaced; prepare the data again"
+            )
+        rows = open_rows(self._layout, self._stage, chunk)
+        largest = int(rows.max())
+        if largest >= self._vocab_rows:
+            raise BrokenOutput(
+                f"{name} holds the token id {largest}, but model.vocab_rows = {self._vocab_rows}: "
+                "it was made with another tokenizer; prepare the data with this recipe's"
+            )
+        return rows
