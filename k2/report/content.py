@@ -1,0 +1,343 @@
+"""What stands on the page: every section as plain values, ready to be laid out.
+
+Recipe, run directory and ledger enter, a `Content` leaves. A section whose part of the run does not exist yet is
+empty, and the page leaves it out or says so.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+from markupsafe import Markup
+
+from k2.recipe.load import digest
+from k2.recipe.schema import Recipe, Stage
+from k2.report.curves import Drawn, ScorePoint, gradient_curve, hover_points, learning_rate_curve, loss_curve, score_curve
+from k2.report.energy import EnergyUse, energy_use, seconds_of
+from k2.report.lineage import Lineage, read_lineage
+from k2.report.story import Event, IncidentStory, incident_stories, timeline
+from k2.report.words import count, duration, number, percent
+from k2.run.goodput import booked_seconds
+from k2.run.holdings import DUTIES, Duty, duty_folder
+from k2.run.layout import RunLayout
+from k2.run.ledger import Fact
+from k2.run.receipt import RECEIPT, Receipt, find_receipt
+from k2.run.status import CheckpointStatus, Status, read_status
+
+CAUSES = {
+    "productive": "steps that count",
+    "rework_spike": "steps given up after a spike",
+    "rework_fault": "steps lost to a crash or stop",
+    "ckpt_stall": "saving checkpoints",
+    "eval_stall": "evaluating and publishing after training",
+    "data_stall": "preparing the data",
+    "startup": "starting the trainer",
+    "sched_wait": "stopped, not yet resumed",
+    "human_wait": "waiting for a decision",
+    "other": "between steps",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One key figure: a value and what it means."""
+
+    label: str
+    value: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One chunk in the progress strip."""
+
+    title: str
+    share: float  # of it trained
+
+
+@dataclass(frozen=True)
+class Strip:
+    stage: str
+    remark: str
+    weight: int  # steps
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class MixRow:
+    subset: str
+    domain: str
+    repeat: str
+    declared: float | None
+    actual: float | None
+    samples: int | None
+    tokens: float | None
+    per_chunk: str
+
+
+@dataclass(frozen=True)
+class StageMix:
+    stage: str
+    rows: tuple[MixRow, ...]
+    unpublished_tokens: float
+    widest: float  # the largest fraction: the full width of a bar
+
+
+@dataclass(frozen=True)
+class DutyMark:
+    duty: Duty
+    state: str  # settled, owed, none
+    link: str | None
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    name: str
+    link: str | None
+    stage: str
+    step: int
+    tokens: int
+    loss: float | None
+    lr: float | None
+    duties: tuple[DutyMark, ...]
+
+
+@dataclass(frozen=True)
+class ScorePanel:
+    task: str
+    detail: str
+    better: str
+    first: str
+    last: str
+    curve: Markup
+
+
+@dataclass(frozen=True)
+class TimeShare:
+    cause: str
+    seconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Content:
+    """The page, section by section."""
+
+    recipe: Recipe
+    recipe_digest: str
+    status: Status
+    written_at: str
+    lede: str
+    figures: tuple[Figure, ...]
+    progress: float
+    time_left: str | None
+    strips: tuple[Strip, ...]
+    loss: Drawn | None
+    gradient: Drawn | None
+    rate: Drawn | None
+    hover: list[list[float | str]]
+    incidents: tuple[IncidentStory, ...]
+    scores: tuple[ScorePanel, ...]
+    mixes: tuple[StageMix, ...]
+    mix_counted: bool
+    checkpoints: tuple[CheckpointRow, ...]
+    duties: tuple[Duty, ...]
+    time: tuple[TimeShare, ...]
+    speeds: tuple[Figure, ...]
+    energy: EnergyUse
+    events: tuple[Event, ...]
+    released: bool
+
+
+def read_content(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: float) -> Content:
+    """Read the run directory and lay out what it says at `now` (seconds since the epoch)."""
+    lineage = read_lineage(recipe, layout, facts)
+    status = read_status(recipe, layout)
+    chunks, exported = find_receipt(layout.all_chunks), _newest_export(layout, status)
+    records = {part.stage.name: part.attempts for part in lineage.stages}
+    until = _lived_until(layout, status, now)
+    stories, begun = incident_stories(layout, lineage, facts), bool(lineage.accepted)
+    return Content(
+        recipe=recipe,
+        recipe_digest=digest(recipe),
+        status=status,
+        written_at=datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        lede=_lede(recipe, exported),
+        figures=tuple(_figures(lineage, status, stories)),
+        progress=lineage.reached / lineage.total_steps,
+        time_left=_time_left(lineage, status),
+        strips=tuple(_strip(lineage, position) for position in range(len(lineage.stages))),
+        loss=loss_curve(lineage, facts) if begun else None,
+        gradient=gradient_curve(lineage, facts) if begun else None,
+        rate=learning_rate_curve(lineage, facts) if begun else None,
+        hover=hover_points(lineage),
+        incidents=stories,
+        scores=tuple(_score_panels(recipe, layout, lineage)),
+        mixes=tuple(_mix(recipe, stage, chunks) for stage in recipe.stages),
+        mix_counted=chunks is not None,
+        checkpoints=tuple(_checkpoint_row(layout, lineage, held) for held in status.checkpoints),
+        duties=DUTIES,
+        time=_time_shares(booked_seconds(facts, layout, recipe, until)),
+        speeds=tuple(_speeds(recipe, lineage, exported)),
+        energy=energy_use(recipe, facts, records, len(lineage.accepted), until),
+        events=timeline(facts),
+        released=layout.release.is_dir(),
+    )
+
+
+def _lived_until(layout: RunLayout, status: Status, now: float) -> float | None:
+    """Up to when time is booked: now while the run is held, its release when it is done, else its last sign of life."""
+    if status.state == "done":
+        release = find_receipt(layout.release)
+        return seconds_of(release.made_at) if release else None
+    return None if status.state == "stopped" else now
+
+
+def _newest_export(layout: RunLayout, status: Status) -> Receipt | None:
+    found = (find_receipt(layout.export(held.name)) for held in reversed(status.checkpoints))
+    return next((receipt for receipt in found if receipt is not None), None)
+
+
+def _lede(recipe: Recipe, exported: Receipt | None) -> str:
+    domains = list(dict.fromkeys(subset.domain for subset in recipe.data.subsets))
+    kinds = domains[0] if len(domains) == 1 else f"{', '.join(domains[:-1])} and {domains[-1]}"
+    size = f"with {count(exported.facts['parameters'])} parameters " if exported and "parameters" in exported.facts else ""
+    stages = ", then ".join(f"{count(stage.tokens)} tokens at a context of {stage.context:,}" for stage in recipe.stages)
+    model = recipe.model
+    return (
+        f"A Llama of {model.layers} layers, {model.hidden:,} wide, {size}trained from scratch on {kinds}: {stages}. "
+        f"A checkpoint is kept after each of its {sum(stage.chunks for stage in recipe.stages)} chunks of data."
+    )
+
+
+def _figures(lineage: Lineage, status: Status, stories: tuple[IncidentStory, ...]) -> list[Figure]:
+    accepted = lineage.accepted
+    planned = sum(part.stage.tokens for part in lineage.stages)
+    chunks = sum(part.stage.chunks for part in lineage.stages)
+    healed = sum(story.state == "healed" for story in stories)
+    return [
+        Figure("tokens trained", count(accepted[-1].tokens if accepted else 0), f"of {count(planned)} planned"),
+        Figure("loss", number(accepted[-1].loss) if accepted else "–", f"from {number(accepted[0].loss)}" if accepted else "no step yet"),
+        Figure("checkpoints", str(len(status.checkpoints)), f"of {chunks}"),
+        Figure("incidents", str(len(stories)), f"{healed} healed" if stories else "none so far"),
+        Figure("attempts", str(status.attempts), "launches of the trainer"),
+    ]
+
+
+def _time_left(lineage: Lineage, status: Status) -> str | None:
+    left = lineage.seconds_left
+    return duration(left) if left and status.state == "training" else None
+
+
+def _strip(lineage: Lineage, position: int) -> Strip:
+    part = lineage.stages[position]
+    stage, first = part.stage, sum(earlier.stage.chunks for earlier in lineage.stages[:position])
+    cells = tuple(
+        Cell(f"chunk {chunk} of {stage.name} → ckpt_{first + chunk + 1:03d}", _clip(part.reached / stage.steps_per_chunk - chunk))
+        for chunk in range(stage.chunks)
+    )
+    return Strip(stage.name, f"{stage.chunks} chunks × {stage.steps_per_chunk:,} steps, context {stage.context:,}", stage.steps, cells)
+
+
+def _clip(share: float) -> float:
+    return min(1.0, max(0.0, share))
+
+
+def _mix(recipe: Recipe, stage: Stage, chunks: Receipt | None) -> StageMix:
+    """The declared mix beside what the chunks hold."""
+    counted = _path(chunks.facts if chunks else {}, "stages", stage.name, "subsets")
+    domains = {subset.name: subset.domain for subset in recipe.data.subsets}
+    rows = []
+    for entry in stage.mix:
+        found = counted.get(entry.subset, {})
+        low, high = found.get("per_chunk_min"), found.get("per_chunk_max")
+        rows.append(
+            MixRow(
+                subset=entry.subset,
+                domain=domains[entry.subset],
+                repeat=f"{entry.repeat:g}×",
+                declared=entry.fraction if entry.fraction is not None else entry.tokens and entry.tokens / stage.tokens,
+                actual=found.get("fraction"),
+                samples=found.get("samples"),
+                tokens=found.get("tokens", entry.tokens),
+                per_chunk="" if low is None else f"{low:,}" if low == high else f"{low:,}–{high:,}",
+            )
+        )
+    widest = max((share for row in rows for share in (row.declared, row.actual) if share), default=1.0)
+    return StageMix(stage.name, tuple(rows), stage.unpublished_tokens, widest)
+
+
+def _path(facts: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    for key in keys:
+        facts = facts.get(key, {})
+    return facts
+
+
+def _checkpoint_row(layout: RunLayout, lineage: Lineage, held: CheckpointStatus) -> CheckpointRow:
+    record = next((r for r in reversed(lineage.of(held.stage).accepted) if r.step <= held.step), None)
+    marks = tuple(_duty_mark(layout, held, duty) for duty in DUTIES)
+    link = f"../checkpoints/{held.name}/" if layout.checkpoint(held.name).is_dir() else None
+    return CheckpointRow(
+        held.name, link, held.stage, held.step, held.tokens, record.loss if record else None, record.lr if record else None, marks
+    )
+
+
+def _duty_mark(layout: RunLayout, held: CheckpointStatus, duty: Duty) -> DutyMark:
+    if duty not in held.obligations:
+        return DutyMark(duty, "none", None)
+    folder = duty_folder(layout, held.name, duty)
+    settled = held.obligations[duty]
+    link = f"../{folder.relative_to(layout.root)}/" if settled and (folder / RECEIPT).is_file() else None
+    return DutyMark(duty, "settled" if settled else "owed", link)
+
+
+def _score_panels(recipe: Recipe, layout: RunLayout, lineage: Lineage) -> list[ScorePanel]:
+    """One panel a task and metric, in the order in which the suite has them."""
+    receipts = [find_receipt(path) for path in layout.scores("any").parent.glob(f"*/{RECEIPT}") if not path.parent.name.startswith(".")]
+    scored = sorted((r for r in receipts if r), key=lambda r: lineage.of(r.facts["stage"]).run_step(r.facts["step"]))
+    rows = [(r, score) for r in scored for score in r.facts["scores"]]
+    order = list(dict.fromkeys((score["task"], score["metric"]) for _, score in rows))
+    rows.sort(key=lambda row: order.index((row[1]["task"], row[1]["metric"])))
+    panels = groupby(rows, key=lambda row: (row[1]["task"], row[1]["metric"]))
+    return [_score_panel(lineage, [row for row in group]) for _, group in panels]
+
+
+def _score_panel(lineage: Lineage, rows: list[tuple[Receipt, dict[str, Any]]]) -> ScorePanel:
+    score = rows[-1][1]
+    points = [ScorePoint(lineage.of(r.facts["stage"]).run_step(r.facts["step"]), s["value"], s.get("stderr")) for r, s in rows]
+    title = f"{score['task']}, {score['metric']}"
+    return ScorePanel(
+        task=score["task"],
+        detail=f"{score['metric']}, {score['shots']}-shot, {score['samples']:,} samples",
+        better="higher is better" if score["higher_is_better"] else "lower is better",
+        first=number(points[0].value),
+        last=number(points[-1].value),
+        curve=score_curve(lineage, title, points),
+    )
+
+
+def _time_shares(seconds: Mapping[str, float]) -> tuple[TimeShare, ...]:
+    total = sum(seconds.values())
+    shares = [TimeShare(CAUSES[cause], value, value / total) for cause, value in seconds.items() if value > 0]
+    return tuple(sorted(shares, key=lambda share: -share.seconds))
+
+
+def _speeds(recipe: Recipe, lineage: Lineage, exported: Receipt | None) -> list[Figure]:
+    figures = []
+    for part in lineage.stages:
+        speed, seconds = part.tokens_per_second, part.seconds_per_step
+        if speed is None or seconds is None:
+            continue
+        used = _utilization(recipe, speed, exported)
+        figures.append(Figure(part.stage.name, f"{count(speed)} tokens/s", f"{number(seconds)} s a step (median){used}"))
+    return figures
+
+
+def _utilization(recipe: Recipe, tokens_per_second: float, exported: Receipt | None) -> str:
+    """MFU by 6 N, where the recipe declares its devices' peak and an export has counted the parameters."""
+    if recipe.energy.peak_tflops is None or exported is None or "parameters" not in exported.facts:
+        return ""
+    used = 6 * exported.facts["parameters"] * tokens_per_second / (recipe.energy.peak_tflops * 1e12 * recipe.energy.devices)
+    return f", MFU {percent(used)} (6N)"

@@ -1,0 +1,67 @@
+"""The page of a run: one HTML file that carries all it needs, and is written at once or not at all.
+
+Recipe, run directory and ledger enter, `report/index.html` leaves. Nothing is loaded from elsewhere: style, curves
+and a few lines of script stand inline, and the page's own policy forbids everything else. All text is escaped.
+"""
+
+import base64
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+import k2
+from k2.recipe.load import digest
+from k2.recipe.schema import Recipe
+from k2.report import words
+from k2.report.content import Content, read_content
+from k2.run.durable import write_durably
+from k2.run.layout import RunLayout
+from k2.run.ledger import Fact
+from k2.run.receipt import Receipt, commit_receipt_only, digest_files, find_receipt
+from k2.run.receipt import now as time_now
+
+
+def build_page(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: float) -> Path:
+    """Write the run's page as it stands at `now` (seconds since the epoch); give its path."""
+    write_durably(layout.page, render(read_content(recipe, layout, facts, now)).encode())
+    return layout.page
+
+
+def show_checkpoint(recipe: Recipe, layout: RunLayout, facts: list[Fact], name: str, now: float) -> Receipt:
+    """Settle the duty `shown`: build the page with the checkpoint on it and leave a receipt. Once settled it stays so."""
+    found = find_receipt(layout.shown(name))
+    if found is not None:
+        return found
+    page = build_page(recipe, layout, facts, now)
+    checkpoint = find_receipt(layout.checkpoint(name))
+    scores = find_receipt(layout.scores(name))
+    inputs = {"checkpoint": checkpoint, "scores": scores}
+    receipt = Receipt(
+        kind="shown",
+        name=name,
+        recipe=digest(recipe),
+        made_at=time_now(),
+        inputs={kind: receipt.digest for kind, receipt in inputs.items() if receipt},
+        facts={"page": digest_files(page.parent, [page])[0].model_dump()},
+    )
+    return commit_receipt_only(layout.shown(name), receipt)
+
+
+def render(content: Content) -> str:
+    """The page as text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(loader=PackageLoader("k2.report", "."), autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {name: getattr(words, name) for name in ("count", "number", "percent", "duration", "energy", "carbon")}
+    script = _resource("page.js")
+    return environment.get_template("page.html.j2").render(
+        c=content,
+        made_by=f"k2 {k2.__version__}",
+        style=_resource("page.css"),
+        script=script,
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _resource(name: str) -> str:
+    return (resources.files("k2.report") / name).read_text("utf-8").strip()

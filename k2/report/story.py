@@ -1,0 +1,176 @@
+"""What happened, in sentences: every incident and every fact of the ledger, for a reader who was not there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from k2.report.curves import Drawn, incident_curve
+from k2.report.lineage import Lineage, abandoned_branch, operations_of, relaunch_after
+from k2.report.words import duration, number
+from k2.run.layout import RunLayout
+from k2.run.ledger import (
+    AttemptEnded,
+    AttemptStarted,
+    CheckpointQuarantined,
+    ChunkDeferred,
+    DutyFailed,
+    Fact,
+    IncidentClosed,
+    IncidentDecided,
+    IncidentOpened,
+    RunCreated,
+    StepsSkipped,
+)
+from k2.run.plan import decision_of
+
+
+@dataclass(frozen=True)
+class IncidentStory:
+    """One incident: sentences, numbers, a close view, and where its evidence lies (relative to the page)."""
+
+    number: int
+    kind: str
+    stage: str
+    onset_step: int
+    verdict_step: int
+    state: str  # healed, decided, waiting
+    sentences: tuple[str, ...]
+    numbers: Mapping[str, str]
+    curve: Drawn | None
+    folder: str | None
+    abandoned: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of the ledger."""
+
+    at: str
+    kind: str  # for its colour
+    text: str
+
+
+def incident_stories(layout: RunLayout, lineage: Lineage, facts: list[Fact]) -> tuple[IncidentStory, ...]:
+    return tuple(_story(layout, lineage, facts, fact) for fact in facts if isinstance(fact, IncidentOpened))
+
+
+def _story(layout: RunLayout, lineage: Lineage, facts: list[Fact], incident: IncidentOpened) -> IncidentStory:
+    decision, closed = decision_of(facts, incident.incident), _closed(facts, incident)
+    part = lineage.of(incident.stage)
+    folder = layout.incident(incident.incident)
+    return IncidentStory(
+        number=incident.incident,
+        kind=incident.kind,
+        stage=incident.stage,
+        onset_step=incident.onset_step,
+        verdict_step=incident.verdict_step,
+        state="waiting" if decision is None else "healed" if closed else "decided",
+        sentences=(_verdict_sentence(incident), *_decision_sentences(facts, incident, decision)),
+        numbers=_numbers(lineage, facts, incident),
+        curve=incident_curve(part, facts, incident),
+        folder=f"../incidents/{folder.name}/" if folder.is_dir() else None,
+        abandoned=closed.abandoned if closed else (),
+    )
+
+
+def _closed(facts: list[Fact], incident: IncidentOpened) -> IncidentClosed | None:
+    return next((f for f in facts if isinstance(f, IncidentClosed) and f.incident == incident.incident), None)
+
+
+def _verdict_sentence(incident: IncidentOpened) -> str:
+    steps = incident.verdict_step - incident.onset_step
+    if steps == 0:
+        return f"At step {incident.onset_step:,} of {incident.stage} the run was judged {incident.kind} at once."
+    return (
+        f"At step {incident.onset_step:,} of {incident.stage} the loss left its reference and did not come back. "
+        f"{steps} steps later, at step {incident.verdict_step:,}, it was judged {incident.kind}."
+    )
+
+
+def _decision_sentences(facts: list[Fact], incident: IncidentOpened, decision: IncidentDecided | None) -> list[str]:
+    if decision is None:
+        return ["Nothing is decided yet: the run waits for a person."]
+    who = "The policy" if decision.who == "policy" else f"{decision.who}"
+    if decision.action == "continue":
+        return [f"{who} let it go on."]
+    if decision.action == "abort":
+        return [f"{who} ended the run."]
+    sentences = [f"{who} went back to {decision.checkpoint or 'the start of the stage'}{_data_clause(facts, incident)}."]
+    relaunch = relaunch_after(facts, incident)
+    if relaunch is not None:
+        sentences.append(f"Attempt {relaunch.attempt} went on from step {relaunch.first_step:,}.")
+    return sentences
+
+
+def _data_clause(facts: list[Fact], incident: IncidentOpened) -> str:
+    clauses = []
+    for fact in operations_of(facts, incident):
+        if isinstance(fact, StepsSkipped):
+            clauses.append(f"skipped steps {fact.first_step:,} to {fact.last_step:,}")
+        elif isinstance(fact, ChunkDeferred):
+            clauses.append(f"moved the chunk at position {fact.position} to the end of the order")
+    return "".join(f" and {clause}" for clause in clauses)
+
+
+def _numbers(lineage: Lineage, facts: list[Fact], incident: IncidentOpened) -> dict[str, str]:
+    branch = abandoned_branch(lineage.of(incident.stage), facts, incident)
+    shown = {name.replace("_", " "): number(value) for name, value in incident.evidence.items()}
+    if branch:
+        shown["steps abandoned"] = f"{len(branch):,}"
+        shown["time abandoned"] = duration(sum(record.seconds for record in branch))
+    return shown
+
+
+def timeline(facts: list[Fact]) -> tuple[Event, ...]:
+    """The whole ledger, oldest first."""
+    return tuple(Event(fact.at[:19].replace("T", " "), *_event(fact)) for fact in facts)
+
+
+def _event(fact: Fact) -> tuple[str, str]:
+    match fact:
+        case IncidentOpened() | IncidentDecided() | IncidentClosed():
+            return _incident_event(fact)
+        case StepsSkipped() | ChunkDeferred():
+            return _data_event(fact)
+        case CheckpointQuarantined():
+            return "bad", f"{fact.checkpoint} set aside: {fact.why}"
+        case DutyFailed():
+            return "bad", f"{fact.checkpoint} is still owed to be {fact.duty}: {fact.why}"
+        case _:
+            return _attempt_event(fact)
+
+
+def _attempt_event(fact: RunCreated | AttemptStarted | AttemptEnded) -> tuple[str, str]:
+    match fact:
+        case RunCreated():
+            return "plain", f"Run {fact.run} created from recipe {fact.recipe_name}"
+        case AttemptStarted():
+            return (
+                "plain",
+                f"Attempt {fact.attempt} of {fact.stage} started at step {fact.first_step:,} from {fact.checkpoint or 'scratch'}",
+            )
+        case AttemptEnded():
+            reason = f": {fact.reason}" if fact.reason else ""
+            return (
+                "bad" if fact.outcome == "crashed" else "plain",
+                f"Attempt {fact.attempt} {fact.outcome} (exit code {fact.exit_code}){reason}",
+            )
+
+
+def _data_event(fact: StepsSkipped | ChunkDeferred) -> tuple[str, str]:
+    match fact:
+        case StepsSkipped():
+            return "data", f"Steps {fact.first_step:,} to {fact.last_step:,} of {fact.stage} skipped by {fact.who}: {fact.why}"
+        case ChunkDeferred():
+            return "data", f"Chunk at position {fact.position} of {fact.stage} deferred to the end by {fact.who}: {fact.why}"
+
+
+def _incident_event(fact: IncidentOpened | IncidentDecided | IncidentClosed) -> tuple[str, str]:
+    match fact:
+        case IncidentOpened():
+            return "bad", f"Incident {fact.incident} opened: {fact.kind}, onset at step {fact.onset_step:,} of {fact.stage}"
+        case IncidentDecided():
+            target = f" to {fact.checkpoint or 'the start of the stage'}" if fact.action == "rollback" else ""
+            return "good", f"Incident {fact.incident}: {fact.action}{target}, decided by {fact.who}"
+        case IncidentClosed():
+            kept = f"; kept as evidence: {', '.join(fact.abandoned)}" if fact.abandoned else ""
+            return "good", f"Incident {fact.incident} closed{kept}"
