@@ -1,0 +1,123 @@
+"""Deliver a parcel into a store of named objects, a folder or a bucket, so that it is there whole or not at all.
+
+Every object is compared before and after it is sent; the receipt is created last and once. Sending again compares
+and sends nothing that is there already, so that a delivery broken at any point is mended by repeating it.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from pydantic import ValidationError
+
+from k2.publish.failure import PublishFailed, PublishRefused
+from k2.publish.parcel import Item, Parcel
+from k2.run.receipt import RECEIPT, Receipt
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What now lies at a target, and how much of it had to be sent."""
+
+    target: str
+    files: int
+    bytes: int
+    sent: int
+
+
+class Store(Protocol):
+    """Named objects. `path` is relative to the target."""
+
+    def read(self, path: str) -> bytes | None:
+        """The content of a small object, None when there is none."""
+
+    def differs(self, path: str, item: Item) -> str | None:
+        """How what is there differs from the item; None when it is the same."""
+
+    def send(self, path: str, item: Item) -> None:
+        """Write the item durably, over whatever is there."""
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write an object that must not exist yet; False when it does."""
+
+    def remove(self, path: str) -> None:
+        """Remove an object, if there is one."""
+
+
+def deliver(store: Store, parcel: Parcel, target: str) -> Delivered:
+    """Bring the parcel into the store and commit it. `PublishRefused` when another one stands under its name."""
+    receipt_path = f"{parcel.name}/{RECEIPT}"
+    content = store.read(receipt_path)
+    if content is not None and judge(content, parcel, target) == "abandoned":
+        _retract(store, parcel, content)
+    sent = [item for item in parcel.items if _bring(store, f"{parcel.name}/{item.path}", item, target)]
+    if not store.create(receipt_path, parcel.receipt_content) and judge(store.read(receipt_path) or b"", parcel, target) != "same":
+        raise PublishFailed(
+            f"{target}/{receipt_path} came back while {parcel.name} was being published; is another publisher at work? Then try again"
+        )
+    delivered = Delivered(target, len(parcel.items), parcel.total_bytes, len(sent))
+    log.info(
+        "%s -> %s: sent %d of %d files, %d of %d bytes",
+        parcel.name,
+        target,
+        len(sent),
+        delivered.files,
+        sum(i.bytes for i in sent),
+        parcel.total_bytes,
+    )
+    return delivered
+
+
+def inspect(store: Store, parcel: Parcel, target: str) -> list[str]:
+    """What is wrong with the parcel in the store, one line each. Sends nothing."""
+    content = store.read(f"{parcel.name}/{RECEIPT}")
+    if content is None:
+        return [f"{target}/{parcel.name}: has no receipt, so it was never published"]
+    try:
+        if judge(content, parcel, target) == "abandoned":
+            return [f"{target}/{parcel.name}: is a checkpoint that an incident abandoned"]
+    except PublishRefused as refusal:
+        return [str(refusal)]
+    found = {item.path: store.differs(f"{parcel.name}/{item.path}", item) for item in parcel.items}
+    return [f"{target}/{parcel.name}/{path}: {wrong}" for path, wrong in found.items() if wrong is not None]
+
+
+def judge(content: bytes, parcel: Parcel, target: str) -> Literal["same", "abandoned"]:
+    """What the receipt that stands under the parcel's name means for it. `PublishRefused` when the name is another's."""
+    try:
+        standing = Receipt.model_validate_json(content)
+    except ValidationError as error:
+        raise PublishRefused(f"{target}/{parcel.name}/{RECEIPT} was not written by k2; give the run a target of its own") from error
+    if standing.digest == parcel.receipt.digest:
+        return "same"
+    if standing.inputs.get("checkpoint") in parcel.abandoned:
+        return "abandoned"
+    raise PublishRefused(
+        f"{target} already holds another {parcel.name} ({standing.digest[:12]} of {standing.made_at}; ours {parcel.receipt.digest[:12]}), "
+        "and what is published is never overwritten; give the run a target of its own, for instance with {run} in it"
+    )
+
+
+def _bring(store: Store, path: str, item: Item, target: str) -> bool:
+    """Make sure that the item is there; True when it had to be sent."""
+    before = store.differs(path, item)
+    if before is None:
+        return False
+    log.debug("%s/%s %s: sending %d bytes", target, path, before, item.bytes)
+    store.send(path, item)
+    after = store.differs(path, item)
+    if after is not None:
+        raise PublishFailed(
+            f"{target}/{path} {after} after it was sent; nothing was published. Try again, and look at the store if it stays so"
+        )
+    return True
+
+
+def _retract(store: Store, parcel: Parcel, content: bytes) -> None:
+    """Unpublish what an incident has set aside since: its receipt is kept under another name, and the name is free."""
+    digest = Receipt.model_validate_json(content).digest
+    log.warning("%s as published before was abandoned by an incident; its receipt moves to retracted/", parcel.name)
+    store.create(f"retracted/{parcel.name}-{digest[:12]}.json", content)
+    store.remove(f"{parcel.name}/{RECEIPT}")

@@ -1,0 +1,31 @@
+"""What goes wrong when publishing, told without telling a secret.
+
+`PublishFailed` is the world's failure and may be tried again; `PublishRefused` is a decision that trying again does
+not change. Both strip credentials from their text when they are made, since a client's error can quote a signed URL.
+"""
+
+import os
+import re
+
+_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_USER_OF_URL = re.compile(r"(\w+://)[^/\s@]*@")
+_QUERY_OF_URL = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\")]*")
+
+
+class PublishFailed(ValueError):
+    """Something could not be published now. The text says what, where and the fix."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(without_secrets(text))
+
+
+class PublishRefused(PublishFailed):
+    """Something must not be published, or not there: a retry gives the same answer."""
+
+
+def without_secrets(text: str) -> str:
+    """The text without the credentials of the environment, without users in URLs, and without the queries of URLs."""
+    for name in _SECRETS:
+        if value := os.environ.get(name):
+            text = text.replace(value, "***")
+    return _QUERY_OF_URL.sub(r"\1?***", _USER_OF_URL.sub(r"\1", text))

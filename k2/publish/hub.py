@@ -1,0 +1,223 @@
+"""Publish to the Hugging Face Hub: a branch for each name, one commit, a tag when it has been verified.
+
+Token and endpoint come from the environment (`HF_TOKEN`, `HF_ENDPOINT`). The tag `<name>-published` is the commit
+point; after it `main` follows, when the checkpoint is the newest that counts. The Hub names files by content (SHA-256
+of large ones, Git's SHA-1 of the others), so verifying reads no file back.
+"""
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from k2.publish.deliver import Delivered, judge
+from k2.publish.failure import PublishFailed, PublishRefused
+from k2.publish.parcel import Item, Parcel
+from k2.publish.target import HubTarget
+from k2.run.receipt import RECEIPT, Receipt, digest_file
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+PUBLIC = "https://huggingface.co"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the Hub says of one file. `sha256` is known for large files, `blob` (Git's SHA-1) counts for the others."""
+
+    bytes: int
+    sha256: str | None
+    blob: str
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One model repository, through the client."""
+
+    api: "HfApi"
+    target: HubTarget
+
+    @property
+    def name(self) -> str:
+        return self.target.repository
+
+    def receipt(self, revision: str) -> bytes | None:
+        """The published receipt at a revision, if both are there."""
+        from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Path(self.api.hf_hub_download(self.name, RECEIPT, revision=revision, local_dir=folder)).read_bytes()
+            except (EntryNotFoundError, RevisionNotFoundError):
+                return None
+
+    def tree(self, revision: str) -> dict[str, Entry]:
+        """Every file at a revision."""
+        from huggingface_hub import RepoFile
+
+        found = self.api.list_repo_tree(self.name, recursive=True, revision=revision)
+        return {e.path: Entry(e.size, e.lfs.sha256 if e.lfs else None, e.blob_id) for e in found if isinstance(e, RepoFile)}
+
+    def commit(self, parcel: Parcel, items: list[Item], branch: str) -> str:
+        """Bring the branch to exactly the parcel in one commit, on top of what it is now; give the commit's name."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        head = self.api.repo_info(self.name, revision=branch).sha
+        assert head is not None
+        stale = _stale(self.receipt(head), self.tree(head), items)
+        done = self.api.create_commit(
+            self.name,
+            [CommitOperationAdd(i.path, str(i.source)) for i in items] + [CommitOperationDelete(path) for path in stale],
+            commit_message=f"{parcel.name} of {parcel.receipt.facts.get('run', 'a run')}",
+            revision=branch,
+            parent_commit=head,
+        )
+        self._verify(items, done.oid)
+        return done.oid
+
+    def _verify(self, items: list[Item], revision: str) -> None:
+        wrong = differences(items, self.tree(revision))
+        if wrong:
+            raise PublishFailed(
+                f"{self.target} at {revision[:12]} is not what was sent: {'; '.join(wrong[:5])}. Nothing is claimed of it; try again"
+            )
+
+
+def publish_to_hub(target: HubTarget, parcel: Parcel) -> Delivered:
+    """Deliver the parcel as a branch and a tag, and lead `main` to it if it is the newest."""
+    with _explained(target, parcel), tempfile.TemporaryDirectory() as staging:
+        repository = Repository(_client(target), target)
+        items = _all_items(parcel, Path(staging))
+        repository.api.create_repo(target.repository, exist_ok=True)
+        sent = _deliver(repository, parcel, items)
+        _lead(repository, parcel, items)
+    log.info("%s -> %s: sent %d of %d files", parcel.name, target, sent, len(parcel.items))
+    return Delivered(str(target), len(parcel.items), parcel.total_bytes, sent)
+
+
+def inspect_hub(target: HubTarget, parcel: Parcel) -> list[str]:
+    """What is wrong with the parcel there."""
+    with _explained(target, parcel), tempfile.TemporaryDirectory() as staging:
+        repository = Repository(_client(target), target)
+        content = repository.receipt(_tag(parcel))
+        if content is None:
+            return [f"{target}: has no tag {_tag(parcel)}, so {parcel.name} was never published"]
+        try:
+            judge(content, parcel, str(target))
+        except PublishRefused as refusal:
+            return [str(refusal)]
+        return [f"{target}: {wrong}" for wrong in differences(_all_items(parcel, Path(staging)), repository.tree(_tag(parcel)))]
+
+
+def differences(items: list[Item], tree: Mapping[str, Entry]) -> list[str]:
+    """Where the Hub's tree does not agree with the items, one line each."""
+    wrong = []
+    for item in items:
+        entry = tree.get(item.path)
+        if entry is None:
+            wrong.append(f"{item.path} is missing")
+        elif entry.bytes != item.bytes:
+            wrong.append(f"{item.path} has {entry.bytes} bytes instead of {item.bytes}")
+        elif (entry.sha256 != item.sha256) if entry.sha256 else (entry.blob != git_blob(item.source)):
+            wrong.append(f"{item.path} has other content")
+    return wrong
+
+
+def git_blob(path: Path) -> str:
+    """The name that Git gives the file's content."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _deliver(repository: Repository, parcel: Parcel, items: list[Item]) -> int:
+    """Commit, verify and tag; how many files had to be sent."""
+    standing = repository.receipt(_tag(parcel))
+    if standing is not None:
+        same = judge(standing, parcel, str(repository.target)) == "same"
+        if same and not differences(items, repository.tree(_tag(parcel))):
+            return 0
+        log.warning("%s on %s is abandoned or damaged; it is published again", parcel.name, repository.target)
+        repository.api.delete_tag(repository.name, tag=_tag(parcel))
+    repository.api.create_branch(repository.name, branch=parcel.name, exist_ok=True)
+    sent = len(differences(list(parcel.items), repository.tree(parcel.name)))
+    commit = repository.commit(parcel, items, parcel.name)
+    repository.api.create_tag(repository.name, tag=_tag(parcel), revision=commit)
+    return sent
+
+
+def _lead(repository: Repository, parcel: Parcel, items: list[Item]) -> None:
+    """Bring `main` to the parcel when it is a checkpoint newer than the one there, or the one there was abandoned."""
+    content = repository.receipt("main")
+    standing = None if content is None else Receipt.model_validate_json(content)
+    if parcel.receipt.kind == "checkpoint" and (standing is None or _counts_before(standing, parcel)):
+        repository.commit(parcel, items, "main")
+
+
+def _counts_before(standing: Receipt, parcel: Parcel) -> bool:
+    return standing.inputs.get("checkpoint") in parcel.abandoned or standing.facts["tokens"] < parcel.receipt.facts["tokens"]
+
+
+def _stale(standing: bytes | None, tree: Mapping[str, Entry], items: list[Item]) -> list[str]:
+    """Files that an earlier receipt brought and this one does not. Files that nobody's receipt lists are left alone."""
+    if standing is None:
+        return []
+    brought = {file.path for file in Receipt.model_validate_json(standing).files}
+    return sorted((brought & tree.keys()) - {item.path for item in items})
+
+
+def _all_items(parcel: Parcel, staging: Path) -> list[Item]:
+    """The parcel's files and its receipt: a commit takes them together."""
+    receipt = staging / RECEIPT
+    receipt.write_bytes(parcel.receipt_content)
+    return [*parcel.items, Item(RECEIPT, receipt, receipt.stat().st_size, digest_file(receipt))]
+
+
+def _tag(parcel: Parcel) -> str:
+    return f"{parcel.name}-published"
+
+
+def _client(target: HubTarget) -> "HfApi":
+    endpoint, token = os.environ.get("HF_ENDPOINT", PUBLIC).rstrip("/"), os.environ.get("HF_TOKEN")
+    if not token:
+        raise PublishRefused(f"{target} needs a token in the environment: set HF_TOKEN to one that may write to {target.repository}")
+    if endpoint != PUBLIC:
+        os.environ["HF_HUB_DISABLE_XET"] = "1"  # the Xet protocol exists on the public Hub alone, and commits in several steps
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    if endpoint != PUBLIC:
+        constants.HF_HUB_DISABLE_XET = True  # someone may have imported the library before
+    disable_progress_bars()
+    return HfApi(endpoint=endpoint, token=token, library_name="k2")
+
+
+@contextmanager
+def _explained(target: HubTarget, parcel: Parcel) -> Iterator[None]:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    transport: Any = HfHubHTTPError.__bases__[0]  # the error of the HTTP client in use, whose name changed between versions
+    try:
+        yield
+    except (transport, OSError, RuntimeError) as error:
+        _explain(error, target, parcel)
+
+
+def _explain(error: Exception, target: HubTarget, parcel: Parcel) -> NoReturn:
+    """Raise what the error means to the user. The original is left out: it quotes signed upload URLs."""
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    said = f"{error.__class__.__name__}: {' '.join(str(error).split())}"
+    if status in (401, 403):
+        raise PublishRefused(
+            f"{parcel.name} could not be published to {target}: HF_TOKEN is wrong or may not write there ({said})"
+        ) from None
+    raise PublishFailed(
+        f"{parcel.name} could not be published to {target} ({said}); nothing is claimed of it, and trying again goes on where it broke"
+    ) from None

@@ -1,0 +1,203 @@
+"""Publish into a bucket of S3 or of anything that speaks its protocol.
+
+Credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID` ..., `AWS_ENDPOINT_URL`). An object is the
+same as ours when its size, our SHA-256 in its metadata and its ETag (MD5, or MD5 of the parts' MD5s) agree; where a
+store gives another kind of ETag the object is read back and hashed. `If-None-Match: *` is the one conditional write
+that several real servers honour, so it alone commits.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from k2.publish.deliver import Delivered, deliver, inspect
+from k2.publish.failure import PublishFailed, PublishRefused
+from k2.publish.parcel import Item, Parcel
+from k2.publish.target import S3Target
+
+PART_BYTES = 64 << 20
+_BLOCK_BYTES = 1 << 20
+_CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_PROFILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+)
+_ABSENT = ("404", "NoSuchKey")
+_FIXES = {  # error codes that a retry does not mend
+    "SignatureDoesNotMatch": "the secret key is wrong: correct AWS_SECRET_ACCESS_KEY",
+    "InvalidAccessKeyId": "the access key is unknown there: correct AWS_ACCESS_KEY_ID, or AWS_ENDPOINT_URL",
+    "AccessDenied": "the credentials may not do this: they need to list the bucket and to read and write its objects",
+    "403": "the credentials are wrong or may not do this: they need to list the bucket and to read and write its objects",
+    "NoSuchBucket": "the bucket does not exist there: create it, or correct the target or AWS_ENDPOINT_URL",
+    "ExpiredToken": "the session has expired: renew AWS_SESSION_TOKEN and its keys",
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
+    "NoCredentialsError": "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "PartialCredentialsError": "half of the credentials is missing: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+}
+
+
+class S3Store:
+    """Objects of one bucket below one prefix."""
+
+    def __init__(self, client: Any, target: S3Target, part_bytes: int = PART_BYTES, checksum: str | None = None) -> None:
+        from boto3.s3.transfer import TransferConfig
+
+        self.client, self.target, self.part_bytes = client, target, part_bytes
+        self.checksum = {"ChecksumAlgorithm": checksum} if checksum else {}
+        # "classic": boto3's CRT client ignores endpoint_url and would send a private store's objects to AWS
+        self.transfer = TransferConfig(
+            multipart_threshold=part_bytes, multipart_chunksize=part_bytes, max_concurrency=4, preferred_transfer_client="classic"
+        )
+
+    def read(self, path: str) -> bytes | None:
+        from botocore.exceptions import ClientError
+
+        try:
+            content: bytes = self.client.get_object(**self._at(path))["Body"].read()
+            return content
+        except ClientError as error:
+            _raise_unless_absent(error)
+            return None
+
+    def differs(self, path: str, item: Item) -> str | None:
+        head = self._head(path)
+        if head is None:
+            return "is missing"
+        if head["ContentLength"] != item.bytes:
+            return f"has {head['ContentLength']} bytes instead of {item.bytes}"
+        if {key.lower(): value for key, value in head["Metadata"].items()}.get("sha256") != item.sha256:
+            return "carries another SHA-256"
+        sha256, etag = fingerprint(item.source, self.part_bytes)
+        if sha256 != item.sha256:
+            raise PublishRefused(f"{item.source} changed while it was being published; make the output again")
+        same = head.get("ETag", "").strip('"') == etag or self._hash_back(path) == item.sha256
+        return None if same else "has other content"
+
+    def send(self, path: str, item: Item) -> None:
+        extra = {"Metadata": {"sha256": item.sha256}} | self.checksum
+        self.client.upload_file(str(item.source), self.target.bucket, self._at(path)["Key"], ExtraArgs=extra, Config=self.transfer)
+
+    def create(self, path: str, content: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            self.client.put_object(**self._at(path), Body=content, IfNoneMatch="*", ContentType="application/json")
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in ("PreconditionFailed", "412"):
+                raise
+            return False
+        return True
+
+    def remove(self, path: str) -> None:
+        self.client.delete_object(**self._at(path))
+
+    def _at(self, path: str) -> dict[str, str]:
+        return {"Bucket": self.target.bucket, "Key": f"{self.target.prefix}/{path}".lstrip("/")}
+
+    def _head(self, path: str) -> dict[str, Any] | None:
+        from botocore.exceptions import ClientError
+
+        try:
+            head: dict[str, Any] = self.client.head_object(**self._at(path))
+            return head
+        except ClientError as error:
+            _raise_unless_absent(error)
+            return None
+
+    def _hash_back(self, path: str) -> str:
+        digest = hashlib.sha256()
+        for block in self.client.get_object(**self._at(path))["Body"].iter_chunks(_BLOCK_BYTES):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+def publish_to_s3(target: S3Target, parcel: Parcel) -> Delivered:
+    """Deliver the parcel below the target's prefix. The bucket must exist: its region and policy are its owner's."""
+    with _explained(target, parcel):
+        return deliver(_open(target), parcel, str(target))
+
+
+def inspect_s3(target: S3Target, parcel: Parcel) -> list[str]:
+    """What is wrong with the parcel there."""
+    with _explained(target, parcel):
+        return inspect(_open(target), parcel, str(target))
+
+
+def fingerprint(path: Path, part_bytes: int) -> tuple[str, str]:
+    """SHA-256 of the file and the ETag that S3 gives it when uploaded in parts of `part_bytes`, in one reading."""
+    sha256, md5s = hashlib.sha256(), [hashlib.md5(usedforsecurity=False)]
+    filled = 0
+    with path.open("rb") as file:
+        while block := file.read(min(_BLOCK_BYTES, part_bytes - filled)):
+            sha256.update(block)
+            md5s[-1].update(block)
+            filled += len(block)
+            if filled == part_bytes:
+                md5s.append(hashlib.md5(usedforsecurity=False))
+                filled = 0
+    if len(md5s) == 1:
+        return sha256.hexdigest(), md5s[0].hexdigest()
+    parts = md5s if filled else md5s[:-1]
+    of_parts = hashlib.md5(b"".join(part.digest() for part in parts), usedforsecurity=False)
+    return sha256.hexdigest(), f"{of_parts.hexdigest()}-{len(parts)}"
+
+
+def _open(target: S3Target) -> S3Store:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not any(os.environ.get(name) for name in _CREDENTIALS):
+        raise PublishRefused(
+            f"{target} needs credentials in the environment: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
+    # CRC64NVME costs a tenth of a second a GB and AWS checks it; other stores differ in what they take, and the ETag is compared anyway
+    return S3Store(_client(endpoint), target, checksum=None if endpoint else "CRC64NVME")
+
+
+def _client(endpoint: str | None) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    needed = "when_required" if endpoint else "when_supported"
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": "path" if endpoint else "auto"},
+        request_checksum_calculation=needed,
+        response_checksum_validation=needed,
+        retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "5"))},
+        connect_timeout=10,
+        read_timeout=60,
+    )
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return boto3.session.Session().client("s3", endpoint_url=endpoint, region_name=region, config=config)
+
+
+def _raise_unless_absent(error: Any) -> None:
+    """An object that is not there is an answer; anything else, a bucket that is not there too, is an error."""
+    if error.response["Error"]["Code"] not in _ABSENT:
+        raise error
+
+
+@contextmanager
+def _explained(target: S3Target, parcel: Parcel) -> Iterator[None]:
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (ClientError, BotoCoreError, Boto3Error, OSError) as error:
+        _explain(error, target, parcel)
+
+
+def _explain(error: Exception, target: S3Target, parcel: Parcel) -> NoReturn:
+    """Raise what the error means to the user. The original is left out: a client's error may quote a signed URL."""
+    said = f"{error.__class__.__name__}: {error}"
+    for code, fix in _FIXES.items():
+        if f"({code})" in said or said.startswith(code):
+            raise PublishRefused(f"{parcel.name} could not be published to {target}: {fix} ({said})") from None
+    raise PublishFailed(
+        f"{parcel.name} could not be published to {target} ({said}); nothing is claimed of it, and trying again goes on where it broke"
+    ) from None
