@@ -4,12 +4,11 @@ A checkpoint is verified before every load: every file is digested again. What d
 quarantine; the driver records that and asks `next_action` again, which then names the next older one.
 """
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from k2.recipe.schema import Recipe, Stage
-from k2.run.durable import open_beside, sync_folder
+from k2.run.durable import sync_folder
 from k2.run.holdings import HeldCheckpoint, Holdings
 from k2.run.layout import RunLayout
 from k2.run.receipt import RECEIPT, check_files, find_receipt, read_receipt
@@ -63,14 +62,6 @@ def prunable(recipe: Recipe, holdings: Holdings) -> tuple[str, ...]:
         return newest - before[checkpoint.stage] - checkpoint.step > _kept_steps(recipe, recipe.stage(checkpoint.stage))
 
     return tuple(c.name for c in holdings.checkpoints if c.kind != "chunk" and too_old(c))
-
-
-def remove(layout: RunLayout, name: str) -> None:
-    """Delete the checkpoint in two phases: moved out of sight at once, then removed. A crash between leaves what `sweep` clears."""
-    hidden = open_beside(layout.checkpoint(name))
-    layout.checkpoint(name).rename(hidden / name)
-    sync_folder(layout.checkpoints)
-    shutil.rmtree(hidden)
 
 
 def _kept_steps(recipe: Recipe, stage: Stage) -> int:

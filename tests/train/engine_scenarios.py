@@ -9,13 +9,12 @@ from pathlib import Path
 
 import torch.distributed as dist
 from plain_loop import synthetic_samples
+from trainer_run import MINI
 
 from k2.recipe.load import load_recipe
 from k2.recipe.schema import Place
 from k2.train.engine import Engine, connect
 from k2.train.step import train_step
-
-MINI = str(Path(__file__).parents[1] / "mini.toml")
 
 
 def main() -> None:
@@ -30,7 +29,6 @@ def main() -> None:
         curves[scenario["name"]] = {
             "losses": [r.loss for r in results],
             "grad_norms": [r.grad_norm for r in results],
-            "lr": [r.lr for r in results],
         }
     if dist.get_rank() == 0:
         Path(asked["output"]).write_text(json.dumps(curves))
