@@ -184,3 +184,7 @@ def _add_service_commands(commands: "argparse._SubParsersAction[argparse.Argumen
     up.add_argument("--host", default="127.0.0.1", help="beyond loopback PREFECT_SERVER_API_AUTH_STRING must be set")
     up.add_argument("--port", type=int, default=4200)
     _command(commands, "down", "stop the local server and worker", "down")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

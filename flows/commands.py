@@ -243,7 +243,7 @@ def data_mix(arguments: Namespace) -> int:
 
     layout = RunLayout(run_root(arguments.runs_dir, arguments.recipe_or_run))
     counted = arguments.recipe_or_run not in shipped_recipes() and layout.all_chunks.is_dir()
-    found = _plain(counted_mix(layout) if counted else declared_mix(load_recipe(arguments.recipe_or_run)))
+    found = _plain(counted_mix(open_run(layout)[0], layout) if counted else declared_mix(load_recipe(arguments.recipe_or_run)))
     if arguments.json:
         show(found)
         return 0
@@ -257,7 +257,7 @@ def data_mix(arguments: Namespace) -> int:
 
 def data_order(arguments: Namespace) -> int:
     """k2 data order"""
-    from k2.data.order import describe_order
+    from k2.data.operations import describe_order
 
     from k2.run.ledger import read_facts
 
@@ -269,8 +269,8 @@ def data_order(arguments: Namespace) -> int:
         return 0
     for stage in found["stages"]:
         print(f"{stage['name']}: {' '.join(str(chunk) for chunk in stage['order'])}")
-        for operation in stage["operations"]:
-            print(f"  {operation}")
+        for done in stage["operations"]:
+            print(f"  {done['operation']}, by {done['who']} at {done['when']}: {done['why']}")
     return 0
 
 
@@ -286,7 +286,7 @@ def data_seen(arguments: Namespace) -> int:
     if arguments.document:
         rows = steps_of_document(recipe, layout, facts, arguments.document)
     elif arguments.stage and arguments.step:
-        rows = seen_by_step(recipe, layout, facts, arguments.stage, arguments.step)
+        rows = seen_by_step(recipe, layout, facts, recipe.stage(arguments.stage), arguments.step)
     else:
         raise ValueError("say what to look for: --stage S --step N, or --document ID")
     show_lines(rows)

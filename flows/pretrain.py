@@ -177,6 +177,7 @@ class PrefectPerformer:
 
     def _chunk(self, name: str, follow: Callable[[], None]) -> None:
         perform(name, follow)
+        work.prune(self._run)
         self._board.show_curve()
 
     def _watch(self, action: Train, ended: threading.Event) -> None:

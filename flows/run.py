@@ -65,5 +65,5 @@ def _drive(layout: RunLayout, lease: Lease, say: Say) -> Iterator[Run]:
     for folder in (layout.root, layout.checkpoints, layout.exports, layout.all_scores, layout.incidents):
         for left in sweep(folder):
             say(f"removed {left.name}, which an interrupted writer left")
-    with Evaluator(place, layout, lease) as evaluator:
+    with Evaluator.of(place, layout, lease) as evaluator:
         yield Run(recipe, place, layout, lease, evaluator, say)

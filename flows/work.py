@@ -10,8 +10,8 @@ from collections.abc import Callable
 from flows.progress import Progress
 from flows.run import Run
 from flows.training import Beside, train_segment
-from k2.checkpoint.select import prunable, remove, verify
-from k2.run.durable import sweep
+from k2.checkpoint.select import prunable, verify
+from k2.run.durable import remove_folder, sweep
 from k2.run.holdings import duty_folder
 from k2.run.ledger import IncidentClosed
 from k2.run.plan import Heal, Settle, Train
@@ -51,13 +51,17 @@ def watch(run: Run, action: Train, ended: threading.Event) -> None:
 
 
 def train(run: Run, action: Train, beside: Beside) -> None:
-    """One segment; then what rescue checkpoints nobody can need any more are removed, and W&B gets the attempt."""
+    """One segment; then W&B gets the attempt."""
     train_segment(run, action, beside)
-    for name in prunable(run.recipe, run.holdings()):
-        remove(run.layout, name)
     from k2.watch.wandb_sink import mirror_attempt
 
     mirror_attempt(run.recipe, run.place, run.layout, run.facts(), action.stage, action.attempt)
+
+
+def prune(run: Run) -> None:
+    """Remove the rescue checkpoints that no rollback can want any more."""
+    for name in prunable(run.recipe, run.holdings()):
+        remove_folder(run.layout.checkpoint(name))
 
 
 def heal(run: Run, action: Heal) -> None:
@@ -98,7 +102,7 @@ def release(run: Run) -> Receipt:
     from k2.report.page import build_page
 
     from k2.publish.target import resolve_targets
-    from k2.publish.upload import publish_release
+    from k2.publish.release import publish_release
 
     build_page(run.recipe, run.layout, run.facts(), time.time())
     return publish_release(run.recipe, run.layout, resolve_targets(run.place, run.layout))
@@ -116,7 +120,11 @@ class PlainPerformer:
         prepare(self._run)
 
     def train(self, action: Train) -> None:
-        train(self._run, action, Beside(self._see, self._asked, self._watch, lambda _name, follow: follow()))
+        train(self._run, action, Beside(self._see, self._asked, self._watch, self._chunk))
+
+    def _chunk(self, _name: str, follow: Callable[[], None]) -> None:
+        follow()
+        prune(self._run)
 
     def _watch(self, action: Train, ended: threading.Event) -> None:
         watch(self._run, action, ended)

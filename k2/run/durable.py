@@ -84,3 +84,11 @@ def sweep(folder: Path) -> list[Path]:
         else:
             path.unlink(missing_ok=True)
     return left
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a finished folder at once for every reader: it is renamed first, and what a crash leaves of it is swept."""
+    gone = path.parent / f"{_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}"
+    path.rename(gone)
+    sync_folder(path.parent)
+    shutil.rmtree(gone, ignore_errors=True)

@@ -91,5 +91,5 @@ def _incident(facts: list[Fact], incident: IncidentOpened) -> dict[str, Any]:
 
 
 def _checkpoint(recipe: Recipe, held: HeldCheckpoint) -> CheckpointStatus:
-    duties = {duty: duty in held.settled for duty in duties_of(recipe, held)}
+    duties: dict[str, bool] = {duty: duty in held.settled for duty in duties_of(recipe, held)}
     return CheckpointStatus(name=held.name, stage=held.stage, step=held.step, tokens=held.tokens, obligations=duties)

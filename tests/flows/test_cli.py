@@ -1,0 +1,89 @@
+"""The command line: help that teaches, errors in one paragraph, the contract's exit codes."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+
+MINI = str(Path(__file__).parents[1] / "mini.toml")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("K2_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int) -> str:
+    """The one paragraph that the command prints when it ends with that code."""
+    assert main(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("k2: ")
+    assert "Traceback" not in err
+    return err
+
+
+def test_an_unknown_field_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(Path(MINI).read_text() + "\n[optimiser]\nclip = 1.0\n")
+    assert "optimiser: no such field" in refused(["run", str(recipe), "--run", "x"], capsys, 2)
+
+
+def test_a_batch_that_the_layout_does_not_divide_is_refused_with_the_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    err = refused(["plan", MINI, "--set", "layout.data=3"], capsys, 2)
+    assert re.search(r"batch_samples = 4 is not a multiple of .* = 3 x 2 = 6; the nearest that is: 6", err)
+
+
+def test_a_missing_recipe_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "k2_65b" in refused(["plan", "k3"], capsys, 2)
+
+
+def test_a_run_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("status", "resume", "stop", "report", "logs"):
+        assert "there is no run" in refused([command, "nope"], capsys, 2)
+
+
+def test_a_missing_source_file_stops_before_anything_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "place.toml"
+    place.write_text(f'data_dir = "{tmp_path}"\n')
+    assert main(["run", MINI, "--run", "x", "--place", str(place)]) == 1
+    assert "prose.jsonl" in capsys.readouterr().err
+
+
+def test_json_is_one_document_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "k2_65b", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["parameters"], plan["stages"][0]["steps"], plan["stages"][1]["samples_per_chunk"]) == (65_286_184_960, 338_760, 422_790)
+
+
+def test_the_declared_mix_of_k2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "mix", "k2_65b", "--json"]) == 0
+    subsets = json.loads(capsys.readouterr().out)["stages"][0]["subsets"]
+    assert sum(subset["fraction"] for subset in subsets) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["run", "--help"], ["data", "seen", "--help"], ["spikes", "replay", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+        assert "usage: k2" in capsys.readouterr().out
+
+
+def test_a_command_without_torch_starts_in_half_a_second() -> None:
+    command = [sys.executable, "-m", "flows.cli", "runs", "--json"]
+    subprocess.run(command, check=True)
+    seconds = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        subprocess.run(command, check=True)
+        seconds.append(time.perf_counter() - begun)
+    print(f"k2 runs takes {min(seconds):.2f} s")
+    assert min(seconds) < 2.0  # the goal is 0.5 s on an idle machine; a shared one gets room

@@ -1,0 +1,25 @@
+"""The fixtures of the journeys."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from machine import LONGER, Machine
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    """A fresh folder; whatever still runs in it at the end is killed."""
+    here = Machine(tmp_path)
+    yield here
+    here.end()
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A folder with the unbroken run `mini` in it, run once for all journeys; look, do not touch."""
+    here = Machine(tmp_path_factory.mktemp("reference"))
+    done = here.k2(*here.run_mini("mini", *LONGER))
+    assert done.returncode == 0, done.stderr[-4000:]
+    yield here
+    here.end()
