@@ -1,0 +1,60 @@
+"""The scores of a run as rows, read from the receipts: what `k2 eval --json`, the page and the model card show. Torch-free."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from k2.run.layout import RunLayout
+from k2.run.receipt import RECEIPT, Receipt, find_receipt
+
+
+class Score(BaseModel):
+    """One metric of one task. `higher_is_better` belongs to it: for bits per byte it is not."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    shots: Annotated[int, Field(ge=0)]
+    metric: str
+    value: float
+    stderr: float | None = Field(description="standard error of the mean, where the metric is one")
+    samples: Annotated[int, Field(ge=1)]
+    higher_is_better: bool
+
+
+class ScoreRow(Score):
+    """A score with what it belongs to: a line of `k2 eval --json`. Never just a model's name: stage and checkpoint."""
+
+    checkpoint: str
+    stage: str
+    step: int
+    tokens: int
+    suite: str
+
+
+def read_scores(layout: RunLayout) -> list[ScoreRow]:
+    """Every score of the run, by tokens trained, then in the order in which they were written."""
+    receipts = [receipt for receipt in _receipts(layout) if receipt.kind == "scores"]
+    ordered = sorted(receipts, key=lambda r: (r.facts["tokens"], r.name))
+    return [line for receipt in ordered for line in rows_of(receipt)]
+
+
+def rows_of(receipt: Receipt) -> list[ScoreRow]:
+    """The rows of one scored checkpoint."""
+    facts = receipt.facts
+    belongs = {
+        "checkpoint": receipt.name,
+        "stage": facts["stage"],
+        "step": facts["step"],
+        "tokens": facts["tokens"],
+        "suite": facts["suite"],
+    }
+    return [ScoreRow.model_validate({**score, **belongs}) for score in facts["scores"]]
+
+
+def _receipts(layout: RunLayout) -> Iterator[Receipt]:
+    for path in sorted(layout.all_scores.glob(f"*/{RECEIPT}")):
+        receipt = None if path.parent.name.startswith(".") else find_receipt(path)
+        if receipt is not None:
+            yield receipt
