@@ -150,10 +150,10 @@ def _metadata_files() -> list[tuple[Path, str]]:
 
 def _walk(root: Path) -> Iterator[str]:
     """Paths of the files below `root`, relative to it, without tests."""
+    above = len(str(root)) + 1
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if name not in _NOT_TEXT]
-        for file in files:
-            yield os.path.relpath(f"{folder}/{file}", root)
+        yield from (f"{folder}/{file}"[above:] for file in files)
 
 
 def _spread(names: Iterator[str]) -> list[str]:

@@ -1,0 +1,90 @@
+"""What training has seen, both ways, and equal to the bytes that were trained on."""
+
+import pytest
+
+from k2.data.document import read_documents
+from k2.data.encode import document_tokens
+from k2.data.gather import source_file
+from k2.data.loader import SampleReader
+from k2.data.seen import seen_by_step, steps_of_document
+from k2.run.ledger import AttemptStarted, ChunkDeferred, Fact, StepsSkipped
+from k2.run.records import StepRecord
+from k2.tokenizer import Tokenizer
+
+# Trained to step 16, then an incident: steps 11 and 12 are skipped, the chunk at position 1 goes to the end, and training goes on
+# from step 8 to the end of the stage.
+FACTS: list[Fact] = [
+    AttemptStarted(attempt=1, stage="stage1", checkpoint=None, first_step=1),
+    StepsSkipped(stage="stage1", first_step=11, last_step=12, who="policy", why="spike"),
+    ChunkDeferred(stage="stage1", position=1, who="policy", why="spike"),
+    AttemptStarted(attempt=2, stage="stage1", checkpoint="ckpt_001", first_step=9),
+    AttemptStarted(attempt=3, stage="stage2", checkpoint="ckpt_003", first_step=1),
+]
+TRAINED = {("stage1", 1): range(1, 17), ("stage1", 2): [*range(9, 11), *range(13, 25)], ("stage2", 3): range(1, 4)}
+
+
+@pytest.fixture
+def trained(own_copy):
+    """The copy with the records of three attempts; stage 2 is at step 3 of 4."""
+    for (stage, attempt), steps in TRAINED.items():
+        path = own_copy.layout.metrics(stage, attempt)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(StepRecord(attempt, stage, step, 3.0, 1.0, 1e-3, step, 0.1).line() for step in steps))
+    return own_copy
+
+
+def every_sight(prepared):
+    return [
+        sight
+        for stage in prepared.recipe.stages
+        for step in range(1, stage.steps + 1)
+        for sight in seen_by_step(prepared.recipe, prepared.layout, FACTS, stage, step)
+    ]
+
+
+def test_the_documents_of_a_step_are_the_bytes_it_was_trained_on(trained):
+    tokenizer = Tokenizer(trained.layout.tokenizer)
+    ids = {
+        document.id: document_tokens(tokenizer, trained.recipe, subset, document)
+        for subset in trained.recipe.data.subsets
+        for document in read_documents(source_file(trained.layout, subset.name))
+    }
+    for stage in trained.recipe.stages:
+        reader = SampleReader(trained.recipe, trained.layout, stage, FACTS)
+        for step in [s for s in range(1, stage.steps + 1) if (stage.name, s) not in {("stage1", 11), ("stage1", 12), ("stage2", 4)}]:
+            sights = list(seen_by_step(trained.recipe, trained.layout, FACTS, stage, step))
+            first_row = (step - 1) % stage.steps_per_chunk * stage.batch_samples
+            rebuilt = [[] for _ in range(stage.batch_samples)]
+            for sight in sights:
+                assert (sight.chunk, sight.position) == (reader.order[sight.position], (step - 1) // stage.steps_per_chunk)
+                rebuilt[sight.row - first_row] += ids[sight.document][sight.token_start : sight.token_end]
+            assert rebuilt == reader.step(step).tolist()
+
+
+def test_both_ways_agree(trained):
+    forward = {s for s in every_sight(trained)}
+    documents = {sight.document for sight in forward}
+    backward = {s for d in documents for s in steps_of_document(trained.recipe, trained.layout, FACTS, d)}
+    assert backward == forward
+    assert len(documents) > 30
+
+
+def test_skipped_and_untrained_steps_have_seen_nothing(trained):
+    stage1, stage2 = trained.recipe.stages
+    for stage, step in ((stage1, 11), (stage1, 12), (stage2, 4)):
+        assert list(seen_by_step(trained.recipe, trained.layout, FACTS, stage, step)) == []
+    assert {s.step for s in every_sight(trained) if s.stage == "stage1"} == {*range(1, 11), *range(13, 25)}
+
+
+def test_before_training_nothing_was_seen(mini):
+    assert list(seen_by_step(mini.recipe, mini.layout, [], mini.recipe.stages[0], 1)) == []
+
+
+def test_unknown_and_held_out_documents_are_said_to_be_so(trained):
+    with pytest.raises(ValueError, match=r"no document 'nothing' is trained on .*held out"):
+        list(steps_of_document(trained.recipe, trained.layout, FACTS, "nothing"))
+
+
+def test_a_step_that_does_not_exist_is_refused(trained):
+    with pytest.raises(ValueError, match="its steps are 1 to 24"):
+        list(seen_by_step(trained.recipe, trained.layout, FACTS, trained.recipe.stages[0], 25))
