@@ -139,7 +139,7 @@ def _summary(
     if names:
         lines += [f"Set aside: {', '.join(names)}.", ""]
     lines += [
-        f"Lost: {loss.steps:,} steps, {loss.tokens:,} tokens, {loss.seconds:,.1f} s of training, {loss.kwh:.6g} kWh by the recipe's figures.",
+        f"Lost: {loss.steps:,} steps, {loss.tokens:,} tokens, {loss.seconds:,.1f} s, {loss.kwh:.6g} kWh by the recipe's figures.",
         "",
     ]
     return "\n".join(lines)

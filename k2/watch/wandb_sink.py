@@ -1,0 +1,143 @@
+"""Step records to W&B, one W&B run an attempt, under K2's metric names (K2's Megatron: `lm loss`, `… vs samples`).
+
+What enters is an attempt's file of records after the attempt has ended; what leaves is a W&B run in `wandb/`, offline by
+default, to be sent with `wandb sync`. W&B cannot go back in a run, so a rollback shows as the next attempt's run,
+of the same group, that begins at an earlier step. It happens in a process of its own: nothing of W&B's can harm the run.
+"""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from k2.recipe.load import digest, load_recipe
+from k2.recipe.schema import Place, Recipe
+from k2.run.durable import write_durably
+from k2.run.layout import RunLayout
+from k2.run.ledger import AttemptStarted, Fact, read_facts
+from k2.run.records import StepRecord, read_records
+
+PROJECT = "k2-pipeline"
+_LOG = logging.getLogger(__name__)
+_TIMEOUT_SECONDS = 300.0
+_NAMES = {"lm loss": "loss", "learning-rate": "lr", "grad-norm": "grad_norm"}
+
+
+def mirror_attempt(recipe: Recipe, place: Place, layout: RunLayout, facts: list[Fact], stage: str, attempt: int) -> bool:
+    """Write the attempt's W&B run, whether it stands then. A failure is logged; training never depends on it.
+
+    `facts` and `recipe` say that the attempt is one of the run; the process that writes reads them again.
+    """
+    known = any(isinstance(f, AttemptStarted) and (f.attempt, f.stage) == (attempt, stage) for f in facts)
+    if place.wandb_mode == "disabled" or not known:
+        return False
+    count = sum(1 for _ in read_records(layout.metrics(recipe.stage(stage).name, attempt)))
+    if count == 0 or _mirrored(layout, attempt) == count:
+        return count > 0
+    return _run_writer([str(layout.root), stage, str(attempt), place.wandb_mode], _environment(layout, place.wandb_mode))
+
+
+def run_id(run: str, attempt: int) -> str:
+    """The W&B id of an attempt."""
+    return f"{run}-a{attempt}"
+
+
+def metrics_of(recipe: Recipe, record: StepRecord) -> dict[str, float]:
+    """One record under K2's names. `samples` counts planned samples over the stages, as Megatron's consumed samples do."""
+    stage = recipe.stage(record.stage)
+    before = 0
+    for earlier in recipe.stages[: recipe.stages.index(stage)]:
+        before += earlier.steps * earlier.batch_samples
+    row: dict[str, float] = {"step": record.step, "samples": before + record.step * stage.batch_samples, "tokens": record.tokens}
+    for name, field in _NAMES.items():
+        row[name] = row[f"{name} vs samples"] = getattr(record, field)
+    return row | {"iteration-time": record.seconds, "batch-size": stage.batch_samples}
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m k2.watch.wandb_sink ROOT STAGE ATTEMPT MODE`: write one attempt, in the environment that `mirror_attempt` sets."""
+    import wandb
+
+    root, stage, attempt, mode = arguments
+    layout = RunLayout(Path(root))
+    try:
+        _write(layout, stage, int(attempt), "online" if mode == "online" else "offline")
+    except (wandb.Error, OSError) as error:
+        sys.stderr.write(f"{error.__class__.__name__}: {error}\n")
+        return 1
+    return 0
+
+
+def _write(layout: RunLayout, stage: str, attempt: int, mode: Literal["offline", "online"]) -> None:
+    import wandb
+
+    recipe = load_recipe(str(layout.recipe))
+    started = next(f for f in read_facts(layout.ledger) if isinstance(f, AttemptStarted) and f.attempt == attempt)
+    records = list(read_records(layout.metrics(stage, attempt)))
+    for torn in _folders(layout, attempt):
+        shutil.rmtree(torn)
+    settings = wandb.Settings(
+        console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True, x_disable_machine_info=True
+    )
+    with wandb.init(
+        project=PROJECT,
+        id=run_id(layout.name, attempt),
+        name=f"{layout.name} {stage} attempt {attempt}",
+        group=layout.name,
+        dir=layout.wandb.parent,  # W&B makes its own folder `wandb` there
+        mode=mode,
+        config={"recipe": recipe.name, "recipe_digest": digest(recipe), "stage": stage, "attempt": attempt}
+        | {"first_step": started.first_step, "checkpoint": started.checkpoint},
+        settings=settings,
+    ) as run:
+        for name in _NAMES:
+            run.define_metric(name, step_metric="step")
+            run.define_metric(f"{name} vs samples", step_metric="samples")
+        for record in records:
+            run.log(metrics_of(recipe, record))
+    write_durably(_mark(layout, attempt), json.dumps({"records": len(records)}).encode())
+
+
+def _run_writer(arguments: list[str], environment: dict[str, str]) -> bool:
+    command = [sys.executable, "-m", "k2.watch.wandb_sink", *arguments]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+    except (subprocess.TimeoutExpired, OSError) as error:
+        _LOG.warning("W&B got nothing of attempt %s: %s", arguments[2], error)
+        return False
+    if done.returncode != 0:
+        _LOG.warning("W&B got nothing of attempt %s: %s", arguments[2], "".join(done.stderr.splitlines()[-1:]) or f"exit {done.returncode}")
+    return done.returncode == 0
+
+
+def _environment(layout: RunLayout, mode: str) -> dict[str, str]:
+    """Everything that W&B would put into the home folder goes into the run's; offline it needs no key."""
+    folders = ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
+    own = {name: str(layout.wandb / ".own" / name.removeprefix("WANDB_").lower()) for name in folders}
+    return dict(os.environ) | own | {"WANDB_MODE": mode, "WANDB_SILENT": "true", "WANDB_DIR": str(layout.wandb.parent)}
+
+
+def _folders(layout: RunLayout, attempt: int) -> Iterator[Path]:
+    """What W&B wrote of the attempt offline, complete or not."""
+    yield from list(layout.wandb.glob(f"offline-run-*-{run_id(layout.name, attempt)}"))
+
+
+def _mark(layout: RunLayout, attempt: int) -> Path:
+    return layout.wandb / f"{run_id(layout.name, attempt)}.json"
+
+
+def _mirrored(layout: RunLayout, attempt: int) -> int:
+    """How many records of the attempt W&B holds."""
+    try:
+        return int(json.loads(_mark(layout, attempt).read_bytes())["records"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
