@@ -22,7 +22,7 @@ from k2.launch.command import USUAL_SUPERVISION, Command, Supervision, evaluator
 from k2.launch.process import Line, end, find_device, launch
 from k2.launch.strays import end_strays
 from k2.recipe.schema import Place, Recipe
-from k2.run.durable import write_durably
+from k2.run.control import request_stop
 from k2.run.holdings import Duty
 from k2.run.layout import RunLayout
 from k2.run.lease import Lease
@@ -66,8 +66,7 @@ class Trainer:
 
     def request_stop(self, reason: str) -> None:
         """Ask the ranks to finish their step, save and leave with 0. Returns at once."""
-        request = {"attempt": self.attempt, "reason": reason}
-        write_durably(self._layout.stop_request, json.dumps(request).encode())
+        request_stop(self._layout, self.attempt, reason)
 
     def stop(self, reason: str, patience_seconds: float = 120.0) -> int:
         """Ask, wait, and end what did not answer. The exit code."""

@@ -32,6 +32,7 @@ class Orders:
 
     grace_seconds: float
     orphan_grace_seconds: float
+    outlives_parent: bool
     held: tuple[int, ...]
     stdin: int | None
     stdout: int | None
@@ -42,12 +43,15 @@ def parse_orders(arguments: list[str]) -> Orders:
     parser = argparse.ArgumentParser(prog="k2.launch.supervise", description="run a command so that none of its descendants outlives it")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds between SIGTERM and SIGKILL when a stop is asked for")
     parser.add_argument("--orphan-grace", type=float, default=5.0, help="the same when the parent has died")
+    parser.add_argument("--outlive-parent", action="store_true", help="for a service: go on when the parent ends")
     parser.add_argument("--lock-fd", type=int, action="append", default=[], help="inherited lock to hold as long as the command lives")
     parser.add_argument("--stdin-fd", type=int, help="becomes the command's standard input")
     parser.add_argument("--stdout-fd", type=int, help="becomes the command's standard output")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args(arguments)
-    return Orders(given.grace, given.orphan_grace, tuple(given.lock_fd), given.stdin_fd, given.stdout_fd, tuple(given.command))
+    return Orders(
+        given.grace, given.orphan_grace, given.outlive_parent, tuple(given.lock_fd), given.stdin_fd, given.stdout_fd, tuple(given.command)
+    )
 
 
 def descendants(ancestor: int) -> list[int]:
@@ -87,7 +91,7 @@ class Supervisor:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         for number in (*_STOPS, _KILL, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)  # delivered through the wake-up pipe
-        self._parent_lives = True
+        self._watches_parent = not orders.outlives_parent
         self._code: int | None = None
         self._deadline: float | None = None
         self._child = self._start()
@@ -137,10 +141,10 @@ class Supervisor:
 
     def _wait(self) -> None:
         """Until a child dies, a signal comes, the parent dies, or (while stopping) a tenth of a second has passed."""
-        watched = [self._wake_read, 0] if self._parent_lives else [self._wake_read]
+        watched = [self._wake_read, 0] if self._watches_parent else [self._wake_read]
         ready, _, _ = select.select(watched, [], [], None if self._deadline is None else 0.1)
         if 0 in ready and not os.read(0, 4096):
-            self._parent_lives = False
+            self._watches_parent = False
             self._stop(self._orders.orphan_grace_seconds)
         if self._wake_read in ready:
             numbers = os.read(self._wake_read, 4096)
