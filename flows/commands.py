@@ -136,7 +136,6 @@ def logs(arguments: Namespace) -> int:
 def report(arguments: Namespace) -> int:
     """k2 report"""
     from k2.report.page import build_page
-
     from k2.run.ledger import read_facts
 
     layout = _layout(arguments)
@@ -258,7 +257,6 @@ def data_mix(arguments: Namespace) -> int:
 def data_order(arguments: Namespace) -> int:
     """k2 data order"""
     from k2.data.operations import describe_order
-
     from k2.run.ledger import read_facts
 
     layout = _layout(arguments)
@@ -277,7 +275,6 @@ def data_order(arguments: Namespace) -> int:
 def data_seen(arguments: Namespace) -> int:
     """k2 data seen"""
     from k2.data.seen import seen_by_step, steps_of_document
-
     from k2.run.ledger import read_facts
 
     layout = _layout(arguments)

@@ -107,17 +107,20 @@ def export_to(layout: RunLayout, checkpoint: str, out: Path, say: Say) -> Receip
 
 
 def publish_to(layout: RunLayout, target: str, checkpoints: tuple[str, ...], say: Say) -> list[dict[str, object]]:
-    """Publish to the given target what is exported; a row a checkpoint."""
-    from k2.publish.target import parse_target
-    from k2.publish.upload import upload_checkpoint
+    """Publish what is exported to the given target; a row a checkpoint. What the place's own targets are owed, they get too."""
+    from k2.publish.target import parse_target, resolve_targets
+    from k2.publish.upload import publish_checkpoint
 
+    wanted = parse_target(target)
     rows: list[dict[str, object]] = []
     with existing_run(layout, say) as run:
         _refuse_unknown(run, checkpoints)
         for held in run.holdings().checkpoints:
             if held.kind == "chunk" and "exported" in held.settled and (not checkpoints or held.name in checkpoints):
                 say(f"publishing {held.name} to {target}")
-                rows.append({"checkpoint": held.name, **upload_checkpoint(run.recipe, layout, held.name, parse_target(target))})
+                others = () if "published" in held.settled else resolve_targets(run.place, layout)
+                receipt = publish_checkpoint(run.recipe, layout, held.name, (*others, wanted))
+                rows += [{"checkpoint": held.name, **claim} for claim in receipt.facts["targets"] if claim["target"] == str(wanted)]
     return rows
 
 

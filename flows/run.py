@@ -4,6 +4,7 @@ Everything a performer of actions needs, and nothing of any orchestrator.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class Run:
     layout: RunLayout
     lease: Lease
     evaluator: Evaluator
+    aside: Executor  # for what nobody waits for
     say: Say
 
     def facts(self) -> list[Fact]:
@@ -65,5 +67,5 @@ def _drive(layout: RunLayout, lease: Lease, say: Say) -> Iterator[Run]:
     for folder in (layout.root, layout.checkpoints, layout.exports, layout.all_scores, layout.incidents):
         for left in sweep(folder):
             say(f"removed {left.name}, which an interrupted writer left")
-    with Evaluator.of(place, layout, lease) as evaluator:
-        yield Run(recipe, place, layout, lease, evaluator, say)
+    with ThreadPoolExecutor(1, "aside") as aside, Evaluator.of(place, layout, lease) as evaluator:
+        yield Run(recipe, place, layout, lease, evaluator, aside, say)

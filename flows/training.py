@@ -21,12 +21,12 @@ from k2.run.ledger import AttemptEnded, AttemptStarted, CheckpointQuarantined
 from k2.run.plan import Train, last_checkpoint
 from k2.run.receipt import RECEIPT
 from k2.run.records import StepRecord, accepted_records, read_records
+from k2.watch.follow import VERDICT
 from k2.watch.policy import answer, judge
 
 POLL_SECONDS = 0.25
 STOP_SECONDS = 20.0  # an orchestrator kills what does not end within 30
 MAX_FRUITLESS = 3  # attempts in a row that end in a crash without a step
-VERDICT = "verdict"  # the reason of a stop request that the watcher makes
 
 Outcome = Literal["completed", "stopped", "crashed"]
 

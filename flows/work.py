@@ -51,11 +51,11 @@ def watch(run: Run, action: Train, ended: threading.Event) -> None:
 
 
 def train(run: Run, action: Train, beside: Beside) -> None:
-    """One segment; then W&B gets the attempt."""
-    train_segment(run, action, beside)
+    """One segment; then W&B gets the attempt, while the run goes on."""
     from k2.watch.wandb_sink import mirror_attempt
 
-    mirror_attempt(run.recipe, run.place, run.layout, run.facts(), action.stage, action.attempt)
+    train_segment(run, action, beside)
+    run.aside.submit(mirror_attempt, run.recipe, run.place, run.layout, run.facts(), action.stage, action.attempt)
 
 
 def prune(run: Run) -> None:
@@ -67,7 +67,6 @@ def prune(run: Run) -> None:
 def heal(run: Run, action: Heal) -> None:
     """Keep the evidence of a decided incident, set the abandoned checkpoints aside, close it."""
     from k2.watch.evidence import keep_evidence
-
     from k2.watch.policy import abandoned
 
     names = abandoned(run.holdings(), action.incident, action.decision)
@@ -99,10 +98,9 @@ def settle(run: Run, action: Settle) -> Receipt:
 
 def release(run: Run) -> Receipt:
     """The last page, and the index of all that was published, to every target."""
-    from k2.report.page import build_page
-
-    from k2.publish.target import resolve_targets
     from k2.publish.release import publish_release
+    from k2.publish.target import resolve_targets
+    from k2.report.page import build_page
 
     build_page(run.recipe, run.layout, run.facts(), time.time())
     return publish_release(run.recipe, run.layout, resolve_targets(run.place, run.layout))

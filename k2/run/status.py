@@ -1,10 +1,12 @@
 """Where a run stands, as `k2 status --json` prints it. Read from the directory alone; nothing is written."""
 
+import time
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from k2.recipe.schema import Recipe
+from k2.run.goodput import goodput
 from k2.run.holdings import HeldCheckpoint, Holdings, read_holdings
 from k2.run.layout import RunLayout
 from k2.run.lease import is_held
@@ -42,7 +44,7 @@ class Status(BaseModel):
 
 
 def read_status(recipe: Recipe, layout: RunLayout) -> Status:
-    """The run's status now."""
+    """The run's status now. The time of a run that nobody drives is booked up to its last fact."""
     facts = read_facts(layout.ledger)
     holdings = read_holdings(recipe, layout, facts)
     stage, step = _position(recipe, holdings)
@@ -56,7 +58,7 @@ def read_status(recipe: Recipe, layout: RunLayout) -> Status:
         attempts=sum(isinstance(fact, AttemptStarted) for fact in facts),
         incidents=[_incident(facts, fact) for fact in facts if isinstance(fact, IncidentOpened)],
         checkpoints=[_checkpoint(recipe, c) for c in holdings.checkpoints if c.kind == "chunk"],
-        goodput={},
+        goodput=goodput(facts, layout, recipe, time.time() if is_held(layout) else None),
     )
 
 

@@ -1,0 +1,64 @@
+"""What is wrong is said in one paragraph with the contract's exit code, and nothing earned is lost."""
+
+from pathlib import Path
+
+import pytest
+from machine import LONGER, Machine
+
+pytestmark = pytest.mark.slow
+
+
+def assert_one_paragraph(text: str) -> None:
+    assert "Traceback" not in text
+    assert text.count("\nk2: ") + text.startswith("k2: ") == 1
+
+
+def corrupt(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def stopped_run(machine: Machine) -> None:
+    driver = machine.start(*machine.run_mini("mini", *LONGER))
+    machine.wait_for_step("mini", "stage1", 45)
+    machine.k2("stop", "mini")
+    driver.communicate(timeout=60)
+    assert driver.returncode == 3
+
+
+def test_a_corrupt_checkpoint_is_set_aside_and_an_older_one_used(machine: Machine, reference: Machine) -> None:
+    stopped_run(machine)
+    layout = machine.layout("mini")
+    newest = max(layout.checkpoints.iterdir(), key=lambda p: p.stat().st_mtime)
+    corrupt(max(newest.rglob("*.pt"), key=lambda p: p.stat().st_size))
+    resumed = machine.k2("resume", "mini")
+    assert resumed.returncode == 0, resumed.stderr[-4000:]
+    assert f"{newest.name} does not verify and is set aside" in resumed.stderr
+    assert (layout.quarantine / newest.name).is_dir() or any(newest.name in p.name for p in layout.quarantine.iterdir())
+    assert machine.losses("mini") == reference.losses("mini")
+
+
+def test_a_truncated_shard_stops_training_and_keeps_what_is_there(machine: Machine) -> None:
+    stopped_run(machine)
+    chunk = machine.layout("mini").chunk("stage1", 2)
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:-100])
+    earned = machine.losses("mini")
+    refused = machine.k2("resume", "mini")
+    assert refused.returncode == 1
+    assert_one_paragraph(refused.stderr)
+    assert "chunk_002.bin" in refused.stderr
+    assert earned.items() <= machine.losses("mini").items()
+    chunk.write_bytes(whole)
+    assert machine.k2("resume", "mini").returncode == 0
+
+
+def test_a_recipe_changed_under_a_run_is_refused(machine: Machine) -> None:
+    stopped_run(machine)
+    other = machine.k2(*machine.run_mini("mini", *LONGER, "--set", "optimizer.clip=0.5"))
+    assert other.returncode == 2
+    assert "optimizer.clip: 1.0 -> 0.5" in other.stderr
+    layout = machine.layout("mini")
+    layout.recipe.write_text(layout.recipe.read_text().replace("clip = 1.0", "clip = 0.5"))
+    assert machine.k2("resume", "mini").returncode == 2

@@ -1,0 +1,97 @@
+"""A spike provoked for real: seen, stopped, gone back from, its data skipped or deferred, and nobody asked."""
+
+import os
+import signal
+
+import pytest
+from machine import LONGER, Machine, wait_until
+
+from k2.run.ledger import IncidentClosed, IncidentDecided, IncidentOpened, StepsSkipped, read_facts
+
+pytestmark = pytest.mark.slow
+
+# the optimizer is disturbed at step 61 of 120: its learning rate is multiplied for three steps
+SPIKED = (*LONGER, "--set", "spikes.persistence_steps=8", "--set", "spikes.margin_steps=4")
+FAULT = '\n[[faults]]\nstage = "stage1"\nfirst_step = 61\nsteps = 3\nlearning_rate_factor = 60.0\n'
+
+
+def spiked_recipe(machine: Machine) -> str:
+    from machine import MINI
+
+    recipe = machine.root / "spiked.toml"
+    recipe.write_text(MINI.read_text() + FAULT)
+    return str(recipe)
+
+
+def arguments(machine: Machine, *more: str) -> tuple[str, ...]:
+    return ("run", spiked_recipe(machine), "--run", "mini", "--place", str(machine.place), *SPIKED, *more)
+
+
+@pytest.fixture(scope="module")
+def healed(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    """A run with an incident that nobody else disturbed."""
+    here = Machine(tmp_path_factory.mktemp("healed"))
+    done = here.k2(*arguments(here))
+    assert done.returncode == 0, done.stderr[-4000:]
+    return here
+
+
+def test_the_spike_is_healed_without_anyone(healed: Machine) -> None:
+    facts = read_facts(healed.layout("mini").ledger)
+    opened = [f for f in facts if isinstance(f, IncidentOpened)]
+    assert [f.kind for f in opened] == ["malignant.long"]
+    assert 61 <= opened[0].onset_step <= 65
+    assert opened[0].verdict_step <= opened[0].onset_step + 10
+    [decided] = [f for f in facts if isinstance(f, IncidentDecided)]
+    assert (decided.action, decided.checkpoint, decided.data, decided.who) == ("rollback", "rescue_stage1_000050", "skip", "policy")
+    [skipped] = [f for f in facts if isinstance(f, StepsSkipped)]
+    assert skipped.first_step == 51
+    assert skipped.last_step >= 63
+    assert any(isinstance(f, IncidentClosed) for f in facts)
+
+
+def test_skipped_steps_are_not_trained_and_nothing_else_moves(healed: Machine) -> None:
+    [skipped] = [f for f in read_facts(healed.layout("mini").ledger) if isinstance(f, StepsSkipped)]
+    trained = sorted(step for stage, step in healed.losses("mini") if stage == "stage1")
+    assert trained == [s for s in range(1, 121) if not skipped.first_step <= s <= skipped.last_step]
+    status = healed.status("mini")
+    assert status["state"] == "done"
+    assert [c["step"] for c in status["checkpoints"]] == [40, 80, 120, 4]  # type: ignore[attr-defined, index]
+
+
+def test_the_evidence_is_kept(healed: Machine) -> None:
+    folder = healed.layout("mini").incident(1)
+    assert (folder / "receipt.json").is_file()
+    assert "malignant" in (folder / "summary.md").read_text()
+    assert any((folder / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("moment", ["during the spike", "while healing", "after the relaunch"])
+def test_killed_in_the_middle_of_the_incident_it_ends_the_same(machine: Machine, healed: Machine, moment: str) -> None:
+    driver = machine.start(*arguments(machine))
+    layout = machine.layout("mini")
+    if moment == "during the spike":
+        machine.wait_for_step("mini", "stage1", 64)
+    elif moment == "while healing":
+        wait_until(lambda: layout.ledger.is_file() and "incident_opened" in layout.ledger.read_text(), 120)
+    else:
+        machine.wait_for_step("mini", "stage1", 75)
+    for pid in [driver.pid, *machine.processes("trainer", "mini")]:
+        os.kill(pid, signal.SIGKILL)
+    driver.wait()
+    resumed = machine.k2("resume", "mini")
+    assert resumed.returncode == 0, resumed.stderr[-4000:]
+    assert machine.losses("mini") == healed.losses("mini")
+
+
+def test_a_human_is_asked_where_the_recipe_says_so(machine: Machine) -> None:
+    asked = machine.k2(*arguments(machine, "--set", 'spikes.mode="confirm"'))
+    assert asked.returncode == 4, asked.stderr[-4000:]
+    assert machine.status("mini")["state"] == "waiting"
+    assert machine.k2("resume", "mini").returncode == 4
+    assert machine.k2("decide", "mini", "1", "rollback").returncode == 0
+    second = machine.k2("decide", "mini", "1", "continue")
+    assert second.returncode == 1
+    resumed = machine.k2("resume", "mini")
+    assert resumed.returncode == 0, resumed.stderr[-4000:]
+    assert machine.status("mini")["state"] == "done"
