@@ -18,7 +18,7 @@ from k2.report.curves import Drawn, ScorePoint, gradient_curve, hover_points, le
 from k2.report.energy import EnergyUse, energy_use, seconds_of
 from k2.report.lineage import Lineage, read_lineage
 from k2.report.story import Event, IncidentStory, incident_stories, timeline
-from k2.report.words import count, duration, number, percent
+from k2.report.words import count, duration, loss, number, percent
 from k2.run.goodput import booked_seconds
 from k2.run.holdings import DUTIES, Duty, duty_folder
 from k2.run.layout import RunLayout
@@ -82,6 +82,8 @@ class StageMix:
     stage: str
     rows: tuple[MixRow, ...]
     unpublished_tokens: float
+    unpublished_share: float
+    declares: bool  # whether any share was published
     widest: float  # the largest fraction: the full width of a bar
 
 
@@ -117,6 +119,7 @@ class ScorePanel:
 @dataclass(frozen=True)
 class TimeShare:
     cause: str
+    words: str
     seconds: float
     share: float
 
@@ -219,7 +222,7 @@ def _figures(lineage: Lineage, status: Status, stories: tuple[IncidentStory, ...
     healed = sum(story.state == "healed" for story in stories)
     return [
         Figure("tokens trained", count(accepted[-1].tokens if accepted else 0), f"of {count(planned)} planned"),
-        Figure("loss", number(accepted[-1].loss) if accepted else "–", f"from {number(accepted[0].loss)}" if accepted else "no step yet"),
+        Figure("loss", loss(accepted[-1].loss) if accepted else "–", f"from {loss(accepted[0].loss)}" if accepted else "no step yet"),
         Figure("checkpoints", str(len(status.checkpoints)), f"of {chunks}"),
         Figure("incidents", str(len(stories)), f"{healed} healed" if stories else "none so far"),
         Figure("attempts", str(status.attempts), "launches of the trainer"),
@@ -238,7 +241,7 @@ def _strip(lineage: Lineage, position: int) -> Strip:
         Cell(f"chunk {chunk} of {stage.name} → ckpt_{first + chunk + 1:03d}", _clip(part.reached / stage.steps_per_chunk - chunk))
         for chunk in range(stage.chunks)
     )
-    return Strip(stage.name, f"{stage.chunks} chunks × {stage.steps_per_chunk:,} steps, context {stage.context:,}", stage.steps, cells)
+    return Strip(stage.name, f"{stage.chunks} × {stage.steps_per_chunk:,} steps, context {stage.context:,}", stage.steps, cells)
 
 
 def _clip(share: float) -> float:
@@ -266,7 +269,14 @@ def _mix(recipe: Recipe, stage: Stage, chunks: Receipt | None) -> StageMix:
             )
         )
     widest = max((share for row in rows for share in (row.declared, row.actual) if share), default=1.0)
-    return StageMix(stage.name, tuple(rows), stage.unpublished_tokens, widest)
+    return StageMix(
+        stage.name,
+        tuple(rows),
+        stage.unpublished_tokens,
+        stage.unpublished_tokens / stage.tokens,
+        any(row.declared for row in rows),
+        widest,
+    )
 
 
 def _path(facts: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
@@ -320,7 +330,7 @@ def _score_panel(lineage: Lineage, rows: list[tuple[Receipt, dict[str, Any]]]) -
 
 def _time_shares(seconds: Mapping[str, float]) -> tuple[TimeShare, ...]:
     total = sum(seconds.values())
-    shares = [TimeShare(CAUSES[cause], value, value / total) for cause, value in seconds.items() if value > 0]
+    shares = [TimeShare(cause, CAUSES[cause], value, value / total) for cause, value in seconds.items() if value > 0]
     return tuple(sorted(shares, key=lambda share: -share.seconds))
 
 

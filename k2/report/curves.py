@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from k2.report.lineage import Lineage, StageLineage, abandoned_branch, operations_of, skipped_windows
 from k2.report.plots import Band, Chart, Frame, Line, Mark, Note, Point, Span, XTick, draw, extent, ticks
-from k2.report.words import count, number
+from k2.report.words import count, loss, number, rate
 from k2.run.ledger import Fact, IncidentOpened, StepsSkipped
 from k2.run.records import StepRecord
 
@@ -67,14 +67,13 @@ def gradient_curve(lineage: Lineage, facts: list[Fact]) -> Drawn:
 def learning_rate_curve(lineage: Lineage, facts: list[Fact]) -> Drawn:
     lines = list(_lines(lineage, "rate", lambda record: record.lr))
     top = max((record.lr for record in lineage.accepted), default=1e-4)
-    return _on_run_axis(Chart("Learning rate", (0, 1), (0.0, top * 1.08), lines, y_format=_rate), lineage, facts, height=(140, 130))
+    return _on_run_axis(Chart("Learning rate", (0, 1), (0.0, top * 1.08), lines, y_format=_rate_tick), lineage, facts, height=(140, 130))
 
 
 def score_curve(lineage: Lineage, title: str, points: Sequence[ScorePoint]) -> Markup:
-    """One task's scores over the checkpoints, with the standard error as a band and the last value written out."""
+    """One task's scores over the checkpoints, with the standard error as a band."""
     band = [(p.run_step, p.value - (p.stderr or 0), p.value + (p.stderr or 0)) for p in points]
     y = extent([edge for _, low, high in band for edge in (low, high)], margin=0.12)
-    last = points[-1]
     chart = Chart(
         title,
         _x_range(lineage),
@@ -82,8 +81,7 @@ def score_curve(lineage: Lineage, title: str, points: Sequence[ScorePoint]) -> M
         lines=[Line([(p.run_step, p.value) for p in points], "score", dots=len(points) <= 40)],
         bands=[Band(band, "score")] if any(p.stderr for p in points) else [],
         spans=_stage_spans(lineage, labelled=False),
-        notes=[Note(last.run_step, last.value, number(last.value), "note end")],
-        x_ticks=[XTick(x, count(lineage.tokens_at(x))) for x in ticks(*_x_range(lineage), 2)],
+        x_ticks=[XTick(lineage.step_at(tokens), count(tokens)) for tokens in ticks(0, lineage.tokens_at(_x_range(lineage)[1]), 3)],
     )
     return draw(chart, Frame(250, 132, left=44, right=12, top=14, bottom=24, y_ticks=3))
 
@@ -107,7 +105,7 @@ def incident_curve(part: StageLineage, facts: list[Fact], incident: IncidentOpen
         spans=[Span(skip.first_step - 0.5, skip.last_step + 0.5, "skipped", "skipped") for skip in skips],
         marks=[Mark(incident.onset_step, "onset", "onset"), Mark(incident.verdict_step, "verdict", "verdict")],
     )
-    return _both(lambda about: replace(chart, x_ticks=[XTick(t, f"{t:,.0f}") for t in ticks(*x, about) if t == int(t)]), (230, 210))
+    return _both(lambda about: replace(chart, x_ticks=_step_ticks(x, about, f"step of {part.stage.name}")), (230, 210))
 
 
 def hover_points(lineage: Lineage, limit: int = 1200) -> list[list[float | str]]:
@@ -123,7 +121,7 @@ def hover_points(lineage: Lineage, limit: int = 1200) -> list[list[float | str]]
 
 
 def _readout(part: StageLineage, record: StepRecord) -> list[float | str]:
-    values = [number(record.loss), number(record.grad_norm), number(record.lr)]
+    values = [loss(record.loss), number(record.grad_norm), rate(record.lr)]
     return [part.run_step(record.step), part.stage.name, f"{record.step:,}", count(record.tokens), *values]
 
 
@@ -168,6 +166,11 @@ def _run_ticks(lineage: Lineage, x: tuple[float, float], about: int) -> list[XTi
     ]
 
 
+def _step_ticks(x: tuple[float, float], about: int, unit: str) -> list[XTick]:
+    steps = [step for step in ticks(*x, about) if step == int(step)]
+    return [XTick(step, f"{step:,.0f}", unit if step == steps[len(steps) // 2] else "") for step in steps]
+
+
 def _chunk_ends(lineage: Lineage, x: tuple[float, float]) -> list[float]:
     """Where chunks end; every k-th when they stand closer than can be seen."""
     ends = [part.run_step(chunk * part.stage.steps_per_chunk) for part in lineage.stages for chunk in range(1, part.stage.chunks + 1)]
@@ -201,10 +204,10 @@ def _lines(lineage: Lineage, style: str, value: Callable[[StepRecord], float]) -
 
 def _smooth_lines(lineage: Lineage) -> Iterator[Line]:
     window = max(5, len(lineage.accepted) // _WINDOW_SHARE)
-    for part in lineage.stages:
-        points = [(part.run_step(record.step), record.loss) for record in part.accepted if math.isfinite(record.loss)]
-        if len(points) >= 4 * window:
-            yield Line(running_median(points, window), "accepted")
+    for line in _lines(lineage, "accepted", lambda record: record.loss):
+        points = [point for point in line.points if math.isfinite(point[1])]
+        if len(points) >= window:
+            yield replace(line, points=running_median(points, window))
 
 
 def running_median(points: Sequence[Point], window: int) -> list[Point]:
@@ -243,5 +246,5 @@ def _peaks(abandoned: Sequence[Sequence[Point]]) -> Iterator[Note]:
             yield Note(peak[0], peak[1], f"peak {number(peak[1])}", "note abandoned")
 
 
-def _rate(value: float) -> str:
-    return "0" if value == 0 else f"{value:.1e}".replace("e-0", "e-")
+def _rate_tick(value: float) -> str:
+    return "0" if value == 0 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")

@@ -69,6 +69,11 @@ class Lineage:
                 return part.tokens_before + (run_step - part.before) * part.stage.tokens_per_step
         return 0.0
 
+    def step_at(self, tokens: float) -> float:
+        """The step of the run by which the plan has consumed so many tokens."""
+        part = next(part for part in reversed(self.stages) if tokens >= part.tokens_before)
+        return part.before + (tokens - part.tokens_before) / part.stage.tokens_per_step
+
     @property
     def seconds_left(self) -> float | None:
         """Of training, at the pace of each stage; a stage not begun is taken at the newest pace by tokens."""

@@ -15,8 +15,8 @@ if (stack && points.length) {
     const { x0, x1, left, right } = chart.dataset;
     return +left + ((x - x0) / (x1 - x0)) * (right - left);
   };
-  const show = ([x, stage, step, tokens, loss, norm, rate]) => {
-    lines.forEach((line, i) => ["x1", "x2"].forEach((name) => line.setAttribute(name, place(charts[i], x))));
+  const cross = ([x]) => lines.forEach((line, i) => ["x1", "x2"].forEach((name) => line.setAttribute(name, place(charts[i], x))));
+  const tell = ([, stage, step, tokens, loss, norm, rate]) => {
     const bold = document.createElement("b");
     bold.textContent = `loss ${loss}`;
     readout.replaceChildren(`${stage} step ${step} · ${tokens} tokens · `, bold, ` · gradient norm ${norm} · learning rate ${rate}`);
@@ -27,8 +27,10 @@ if (stack && points.length) {
       const { x0, x1, left, right } = chart.dataset;
       const at = ((event.clientX - box.left) / box.width) * chart.viewBox.baseVal.width;
       const x = +x0 + ((at - left) / (right - left)) * (x1 - x0);
-      show(points.reduce((best, point) => (Math.abs(point[0] - x) < Math.abs(best[0] - x) ? point : best)));
+      const nearest = points.reduce((best, point) => (Math.abs(point[0] - x) < Math.abs(best[0] - x) ? point : best));
+      cross(nearest);
+      tell(nearest);
     })
   );
-  show(points[points.length - 1]);
+  tell(points[points.length - 1]);
 }

@@ -12,13 +12,15 @@ from pathlib import Path
 import k2
 from k2.recipe.load import digest
 from k2.recipe.schema import Recipe
-from k2.report import words
 from k2.report.content import Content, read_content
+from k2.report.words import carbon, count, duration, energy, loss, number, percent, rate
 from k2.run.durable import write_durably
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact
 from k2.run.receipt import Receipt, commit_receipt_only, digest_files, find_receipt
 from k2.run.receipt import now as time_now
+
+_WORDS = (carbon, count, duration, energy, loss, number, percent, rate)
 
 
 def build_page(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: float) -> Path:
@@ -52,7 +54,7 @@ def render(content: Content) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(loader=PackageLoader("k2.report", "."), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {name: getattr(words, name) for name in ("count", "number", "percent", "duration", "energy", "carbon")}
+    environment.filters |= {word.__name__: word for word in _WORDS}
     script = _resource("page.js")
     return environment.get_template("page.html.j2").render(
         c=content,

@@ -53,7 +53,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Note:
-    """A value written at a point."""
+    """A value written beside a point."""
 
     x: float
     y: float
@@ -122,7 +122,9 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten from `low` to `high`; with 2 and 5 between them when there are few."""
+    """Powers of ten from `low` to `high`, with steps between them when there are few; within half a decade ordinary ticks."""
+    if high < 5 * low:
+        return ticks(low, high, 4)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1,) if len(powers) > 4 else (1, 2, 5) if len(powers) < 4 else (1, 3)
     return [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
@@ -134,7 +136,7 @@ def extent(values: Iterable[float], margin: float = 0.05) -> tuple[float, float]
     if not finite:
         return 0.0, 1.0
     low, high = min(finite), max(finite)
-    room = (high - low) * margin or abs(high) * 0.05 or 1.0
+    room = (high - low) * margin if high > low else abs(high) * 0.05 or 1.0
     return low - room, high + room
 
 
@@ -235,7 +237,9 @@ class _Pen:
 
     def notes(self) -> Iterator[Markup]:
         for note in self.chart.notes:
-            yield self._text(self.x(note.x), self.y(note.y) - 7, note.text, note.style)
+            x = self.x(note.x)
+            at_right = x > self.frame.width * 0.8
+            yield self._text(x + (-8 if at_right else 8), self.y(note.y) + 4, note.text, note.style + (" end" if at_right else ""))
 
     def _text(self, x: float, y: float, text: str, style: str) -> Markup:
         return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(style, round(x, 1), round(y, 1), escape(text))

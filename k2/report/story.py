@@ -22,6 +22,14 @@ from k2.run.ledger import (
 )
 from k2.run.plan import decision_of
 
+KINDS = {
+    "malignant.long": "a long malignant spike",
+    "malignant.train": "a malignant train of spikes",
+    "malignant.creep": "a malignant slow rise",
+    "nonfinite": "a loss that is no number any more",
+    "bad_resume": "a bad resume",
+}
+
 
 @dataclass(frozen=True)
 class IncidentStory:
@@ -77,12 +85,12 @@ def _closed(facts: list[Fact], incident: IncidentOpened) -> IncidentClosed | Non
 
 
 def _verdict_sentence(incident: IncidentOpened) -> str:
-    steps = incident.verdict_step - incident.onset_step
+    steps, kind = incident.verdict_step - incident.onset_step, KINDS.get(incident.kind, incident.kind)
     if steps == 0:
-        return f"At step {incident.onset_step:,} of {incident.stage} the run was judged {incident.kind} at once."
+        return f"At step {incident.onset_step:,} of {incident.stage} the run was judged at once: {kind}."
     return (
         f"At step {incident.onset_step:,} of {incident.stage} the loss left its reference and did not come back. "
-        f"{steps} steps later, at step {incident.verdict_step:,}, it was judged {incident.kind}."
+        f"{steps} steps later, at step {incident.verdict_step:,}, the verdict: {kind}."
     )
 
 

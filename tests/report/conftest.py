@@ -259,7 +259,10 @@ def tell_whole_story(writer: Writer) -> None:
     writer.receipt(writer.layout.release, "release", {})
 
 
-@pytest.fixture
-def told(writer: Writer) -> Writer:
-    tell_whole_story(writer)
-    return writer
+@pytest.fixture(scope="session")
+def told(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Writer:
+    """A finished run. Tests read it and write its page, nothing else."""
+    made = Writer(recipe, RunLayout(tmp_path_factory.mktemp("told") / "runs" / "story-1"))
+    made.create()
+    tell_whole_story(made)
+    return made
