@@ -53,9 +53,12 @@ def deliver(store: Store, parcel: Parcel, target: str) -> Delivered:
     if content is not None and judge(content, parcel, target) == "abandoned":
         _retract(store, parcel, content)
     sent = [item for item in parcel.items if _bring(store, f"{parcel.name}/{item.path}", item, target)]
-    if not store.create(receipt_path, parcel.receipt_content) and judge(store.read(receipt_path) or b"", parcel, target) != "same":
+    store.create(receipt_path, parcel.receipt_content)
+    # read back whoever created it: Swift checks the condition and writes apart, so that of simultaneous creators the last one stands
+    standing = store.read(receipt_path)
+    if standing is None or judge(standing, parcel, target) != "same":
         raise PublishFailed(
-            f"{target}/{receipt_path} came back while {parcel.name} was being published; is another publisher at work? Then try again"
+            f"{target}/{receipt_path} changed while {parcel.name} was being published; stop the other publisher, then try again"
         )
     delivered = Delivered(target, len(parcel.items), parcel.total_bytes, len(sent))
     log.info(

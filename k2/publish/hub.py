@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pydantic import ValidationError
+
 from k2.publish.deliver import Delivered, judge
 from k2.publish.failure import PublishFailed, PublishRefused
 from k2.publish.parcel import Item, Parcel
@@ -154,10 +156,22 @@ def _deliver(repository: Repository, parcel: Parcel, items: list[Item]) -> int:
 
 def _lead(repository: Repository, parcel: Parcel, items: list[Item]) -> None:
     """Bring `main` to the parcel when it is a checkpoint newer than the one there, or the one there was abandoned."""
+    if parcel.receipt.kind != "checkpoint":
+        return
     content = repository.receipt("main")
-    standing = None if content is None else Receipt.model_validate_json(content)
-    if parcel.receipt.kind == "checkpoint" and (standing is None or _counts_before(standing, parcel)):
+    standing = None if content is None else _parse(content)
+    if content is not None and (standing is None or standing.kind != "checkpoint"):
+        raise PublishRefused(f"main of {repository.target} holds a {RECEIPT} of something else; give the run a repository of its own")
+    if standing is None or _counts_before(standing, parcel):
         repository.commit(parcel, items, "main")
+
+
+def _parse(content: bytes) -> Receipt | None:
+    """The receipt, or None for content that k2 did not write."""
+    try:
+        return Receipt.model_validate_json(content)
+    except ValidationError:
+        return None
 
 
 def _counts_before(standing: Receipt, parcel: Parcel) -> bool:
@@ -166,9 +180,8 @@ def _counts_before(standing: Receipt, parcel: Parcel) -> bool:
 
 def _stale(standing: bytes | None, tree: Mapping[str, Entry], items: list[Item]) -> list[str]:
     """Files that an earlier receipt brought and this one does not. Files that nobody's receipt lists are left alone."""
-    if standing is None:
-        return []
-    brought = {file.path for file in Receipt.model_validate_json(standing).files}
+    receipt = None if standing is None else _parse(standing)
+    brought = {file.path for file in receipt.files} if receipt else set()
     return sorted((brought & tree.keys()) - {item.path for item in items})
 
 

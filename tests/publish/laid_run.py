@@ -25,7 +25,7 @@ class Run:
         append_facts(self.layout.ledger, RunCreated(run=name, recipe=digest(self.recipe), recipe_name=self.recipe.name))
         self.chunks = commit_receipt_only(self.layout.all_chunks, self._receipt("chunks", "chunks", {}, {"stages": self._stages()}))
 
-    def checkpoint(self, number: int, seed: int = 0, weights: int = 2_000) -> str:
+    def checkpoint(self, number: int, seed: int = 0, weights: int = 2_000, more_files: tuple[str, ...] = ()) -> str:
         """Lay `ckpt_<number>`: its receipt, its export and its scores. Another seed makes other weights."""
         name = f"ckpt_{number:03d}"
         step = 8 * number
@@ -38,6 +38,8 @@ class Run:
             save_file({"weights": np.random.default_rng(1000 * number + seed).random(weights, np.float32)}, folder / "model.safetensors")
             (folder / "config.json").write_text('{"model_type": "llama"}\n')
             (folder / "tokenizer.model").write_bytes(bytes(range(256)))
+            for extra in more_files:
+                (folder / extra).write_text("{}\n")
             exported = {"max_abs_logit_difference": 1.2e-6, "parameters": weights, "stage": "stage1", "context": 32}
             export = seal_folder(folder, self._receipt("export", name, {"checkpoint": checkpoint.digest}, exported))
         with durable_folder(self.layout.scores(name)) as folder:

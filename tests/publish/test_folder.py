@@ -4,12 +4,14 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from laid_run import Run
 
 from k2.publish.failure import PublishFailed, PublishRefused
+from k2.publish.folder import FolderStore
 from k2.publish.release import ReleaseIndex, publish_release
 from k2.publish.target import FolderTarget
 from k2.publish.upload import inspect_checkpoint, publish_checkpoint
@@ -88,6 +90,25 @@ def test_a_publisher_with_other_bytes_is_refused(run: Run, folder: FolderTarget,
     assert _snapshot(folder.path) == before
     assert not other.layout.published(name).exists()
     assert "already holds another" in inspect_checkpoint(other.recipe, other.layout, name, [folder])[0]
+
+
+def test_of_racing_creators_one_wins(folder: FolderTarget) -> None:
+    store, start = FolderStore(folder.path), threading.Barrier(8)
+    won: list[int] = []
+
+    def create(number: int) -> None:
+        start.wait()
+        if store.create("ckpt_001/receipt.json", str(number).encode()):
+            won.append(number)
+
+    racers = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    assert len(won) == 1
+    assert store.read("ckpt_001/receipt.json") == str(won[0]).encode()
+    assert [path.name for path in (folder.path / "ckpt_001").iterdir()] == [RECEIPT]
 
 
 def test_one_target_failing_leaves_no_receipt_and_the_other_served(run: Run, folder: FolderTarget, tmp_path: Path) -> None:

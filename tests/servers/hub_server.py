@@ -97,6 +97,10 @@ class HubServer:
     def fail(self, pattern: str, status: int, times: int = 1) -> None:
         self._faults.append(Fault(pattern, status, times))
 
+    def recover(self) -> None:
+        """Fail no more."""
+        self._faults.clear()
+
     def files(self, repository: str, revision: str = "main") -> dict[str, bytes]:
         """What is published at a revision."""
         stored = self.repositories[repository]
