@@ -26,12 +26,12 @@ Progress = Callable[[str], None]
 
 def build(recipe: Recipe, place: Place, layout: RunLayout, progress: Progress) -> Receipt:
     """Prepare everything that the recipe trains on; the receipt over all chunks. What is there already is kept."""
-    for folder in (layout.tokens, *(layout.chunks(stage.name) for stage in recipe.stages)):
-        sweep(folder)
-    sources = _of_this_recipe(gather(recipe, place, layout, progress), recipe)
     done = find_receipt(layout.all_chunks)
     if done is not None:
-        return done
+        return _of_this_recipe(done, recipe)
+    for folder in (layout.tokens, layout.all_chunks, *(layout.chunks(stage.name) for stage in recipe.stages)):
+        sweep(folder)
+    sources = _of_this_recipe(gather(recipe, place, layout, progress), recipe)
     tokenizer = _prepare_tokenizer(recipe, place, layout, sources, progress)
     inputs = {"sources": sources.digest, "tokenizer": tokenizer.digest}
     encoded = {subset.name: encode_subset(recipe, layout, subset, inputs, progress) for subset in recipe.data.subsets}

@@ -76,6 +76,13 @@ def test_skipped_and_untrained_steps_have_seen_nothing(trained):
     assert {s.step for s in every_sight(trained) if s.stage == "stage1"} == {*range(1, 11), *range(13, 25)}
 
 
+def test_a_skip_counts_from_the_moment_it_is_in_the_ledger(trained):
+    """Between the decision and the next attempt the abandoned one's records still stand."""
+    stage = trained.recipe.stages[0]
+    assert list(seen_by_step(trained.recipe, trained.layout, FACTS[:1], stage, 11)) != []
+    assert list(seen_by_step(trained.recipe, trained.layout, FACTS[:2], stage, 11)) == []
+
+
 def test_before_training_nothing_was_seen(mini):
     assert list(seen_by_step(mini.recipe, mini.layout, [], mini.recipe.stages[0], 1)) == []
 
