@@ -1,0 +1,144 @@
+"""Which checkpoints may be started from and which may go, on folders made by hand: no trainer is needed."""
+
+from pathlib import Path
+
+import pytest
+
+from k2.checkpoint.select import prunable, set_bad_aside, verify
+from k2.recipe.load import load_recipe
+from k2.run.durable import durable_folder
+from k2.run.holdings import HeldCheckpoint, Holdings, held_checkpoints
+from k2.run.layout import RunLayout
+from k2.run.receipt import Receipt, now, seal_folder
+
+RECIPE = load_recipe(str(Path(__file__).parents[1] / "mini.toml"))
+
+
+@pytest.fixture
+def layout(tmp_path):
+    layout = RunLayout(tmp_path / "mini")
+    for name, kind, step in (("rescue_stage1_000004", "rescue", 4), ("ckpt_001", "chunk", 8), ("ckpt_002", "chunk", 16)):
+        commit(layout, name, kind, step)
+    return layout
+
+
+def commit(layout, name, kind, step):
+    with durable_folder(layout.checkpoint(name)) as folder:
+        (folder / "state").mkdir()
+        (folder / "state" / "layer_00.pt").write_bytes(f"weights of step {step}".encode() * 100)
+        (folder / "state" / "optim.pt").write_bytes(f"moments of step {step}".encode() * 100)
+        facts = {"kind": kind, "stage": "stage1", "step": step, "tokens": 128 * step}
+        seal_folder(folder, Receipt(kind="checkpoint", name=name, recipe="r", made_at=now(), facts=facts))
+
+
+def held(layout):
+    return [c.name for c in held_checkpoints(RECIPE, layout)]
+
+
+def flip_a_bit(layout):
+    path = layout.checkpoint("ckpt_002") / "state" / "layer_00.pt"
+    content = bytearray(path.read_bytes())
+    content[7] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(layout):
+    path = layout.checkpoint("ckpt_002") / "state" / "optim.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def zero_a_page(layout):
+    path = layout.checkpoint("ckpt_002") / "state" / "optim.pt"
+    path.write_bytes(b"\0" * 512 + path.read_bytes()[512:])
+
+
+def lose_a_file(layout):
+    (layout.checkpoint("ckpt_002") / "state" / "optim.pt").unlink()
+
+
+def swap_with_an_older(layout):
+    older = layout.checkpoint("ckpt_001") / "state" / "optim.pt"
+    (layout.checkpoint("ckpt_002") / "state" / "optim.pt").write_bytes(older.read_bytes())
+
+
+def put_a_file_in(layout):
+    (layout.checkpoint("ckpt_002") / "state" / "layer_01.pt").write_bytes(b"foreign")
+
+
+def take_the_receipt_of_another(layout):
+    (layout.checkpoint("ckpt_002") / "receipt.json").write_bytes((layout.checkpoint("ckpt_001") / "receipt.json").read_bytes())
+
+
+def tear_the_receipt(layout):
+    path = layout.checkpoint("ckpt_002") / "receipt.json"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+DAMAGES = [flip_a_bit, truncate, zero_a_page, lose_a_file, swap_with_an_older, put_a_file_in, take_the_receipt_of_another, tear_the_receipt]
+
+
+def test_untouched_checkpoints_verify(layout):
+    assert [verify(layout, name) for name in held(layout)] == [[], [], []]
+    assert set_bad_aside(layout, "ckpt_002") == ()
+    assert held(layout) == ["rescue_stage1_000004", "ckpt_001", "ckpt_002"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_every_damage_is_seen_and_set_aside(layout, damage):
+    damage(layout)
+    assert verify(layout, "ckpt_002") != []
+    rejected = set_bad_aside(layout, "ckpt_002")
+    assert [bad.name for bad in rejected] == ["ckpt_002"]
+    assert rejected[0].why
+    assert held(layout) == ["rescue_stage1_000004", "ckpt_001"]
+    assert (layout.quarantine / "ckpt_002").is_dir()
+
+
+def test_the_damaged_file_is_named(layout):
+    flip_a_bit(layout)
+    assert "state/layer_00.pt" in verify(layout, "ckpt_002")[0]
+
+
+def test_a_checkpoint_without_a_readable_receipt_goes_though_another_is_started_from(layout):
+    """It would stand in the way when the trainer comes to save under its name."""
+    tear_the_receipt(layout)
+    assert [bad.name for bad in set_bad_aside(layout, "ckpt_001")] == ["ckpt_002"]
+
+
+def test_the_quarantine_keeps_every_bad_one_of_a_name(layout):
+    for expected in ("ckpt_002", "ckpt_002-2", "ckpt_002-3"):
+        flip_a_bit(layout)
+        set_bad_aside(layout, "ckpt_002")
+        assert (layout.quarantine / expected / "receipt.json").is_file()
+        commit(layout, "ckpt_002", "chunk", 16)
+
+
+def test_a_start_that_is_not_there_is_reported(layout):
+    assert [bad.name for bad in set_bad_aside(layout, "ckpt_009")] == ["ckpt_009"]
+
+
+def test_from_scratch_there_is_nothing_to_verify(tmp_path):
+    assert set_bad_aside(RunLayout(tmp_path / "new"), None) == ()
+
+
+def holdings(*checkpoints):
+    return Holdings(prepared=True, checkpoints=checkpoints, reached={"stage1": 0, "stage2": 0}, released=False)
+
+
+def test_rescues_out_of_any_rollbacks_reach_may_go():
+    """Two chunks of 8 steps and twice (4 + 2): 28 steps behind the newest are kept."""
+    longer = load_recipe(str(Path(__file__).parents[1] / "mini.toml"), ("stages.stage1.chunks=6",))
+    steps = [(4, "rescue"), (8, "chunk"), (11, "stop"), (12, "rescue"), (16, "chunk"), (40, "chunk")]
+    kept = holdings(*(HeldCheckpoint(f"{kind}_{step}", kind, "stage1", step, 0) for step, kind in steps))
+    assert prunable(longer, kept) == ("rescue_4", "stop_11")
+
+
+def test_a_stages_rescues_age_on_in_the_next_stage():
+    rescue, newest = HeldCheckpoint("rescue", "rescue", "stage1", 23, 0), HeldCheckpoint("ckpt_004", "chunk", "stage2", 4, 0)
+    assert prunable(RECIPE, holdings(rescue, newest)) == ()
+    later = load_recipe(str(Path(__file__).parents[1] / "mini.toml"), ("stages.stage2.chunks=8",))
+    assert prunable(later, holdings(rescue, HeldCheckpoint("ckpt_011", "chunk", "stage2", 32, 0))) == ("rescue",)
+
+
+def test_nothing_held_nothing_goes():
+    assert prunable(RECIPE, holdings()) == ()
