@@ -1,0 +1,148 @@
+"""Every second has one cause: hand-made ledgers with known answers."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from k2.recipe.load import load_recipe
+from k2.recipe.schema import Recipe
+from k2.run.goodput import booked_seconds, goodput
+from k2.run.layout import RunLayout
+from k2.run.ledger import AttemptEnded, AttemptStarted, DutyFailed, Fact, IncidentClosed, IncidentDecided, IncidentOpened, RunCreated
+from k2.run.records import StepRecord
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    """Stage 1 has 3 chunks of 8 steps; a rescue every 4."""
+    return load_recipe(str(Path(__file__).parents[1] / "mini.toml"))
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> RunLayout:
+    return RunLayout(tmp_path)
+
+
+def at(seconds: float) -> str:
+    return datetime.fromtimestamp(1_000_000 + seconds, UTC).isoformat(timespec="milliseconds")
+
+
+CREATED = RunCreated(at=at(0), run="r", recipe="d", recipe_name="mini")
+
+
+def write(layout: RunLayout, attempt: int, *ends: tuple[int, float], stage: str = "stage1", seconds: float = 2.0) -> None:
+    """Records of steps that ended at these times."""
+    path = layout.metrics(stage, attempt)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(StepRecord(attempt, stage, step, 4.0, 0.4, 1e-3, 0, seconds, at=1_000_000 + end).line() for step, end in ends))
+
+
+def booked(facts: list[Fact], layout: RunLayout, recipe: Recipe, until: float | None = None) -> dict[str, float]:
+    """The causes that got any time."""
+    seconds = booked_seconds(facts, layout, recipe, None if until is None else 1_000_000 + until)
+    return {cause: pytest.approx(spent, abs=1e-3) for cause, spent in seconds.items() if spent > 0}
+
+
+def test_an_unbroken_stage(recipe: Recipe, layout: RunLayout) -> None:
+    facts: list[Fact] = [
+        CREATED,
+        AttemptStarted(at=at(10), attempt=1, stage="stage1", checkpoint=None, first_step=1),
+        AttemptEnded(at=at(31), attempt=1, outcome="completed", exit_code=0),
+    ]
+    write(layout, 1, (1, 17), (2, 19), (3, 21), (4, 23), (5, 27))  # 5 s to the first step, 2 s to save after the fourth
+    assert booked(facts, layout, recipe, until=40) == {
+        "data_stall": 10,
+        "startup": 5,
+        "productive": 10,
+        "ckpt_stall": 2 + 4,
+        "eval_stall": 9,
+    }
+
+
+def test_what_a_crash_lost_is_booked_to_it(recipe: Recipe, layout: RunLayout) -> None:
+    facts: list[Fact] = [
+        CREATED,
+        AttemptStarted(at=at(0), attempt=1, stage="stage1", checkpoint=None, first_step=1),
+        AttemptEnded(at=at(14), attempt=1, outcome="crashed", exit_code=1),
+        AttemptStarted(at=at(20), attempt=2, stage="stage1", checkpoint="rescue_stage1_000004", first_step=5),
+    ]
+    write(layout, 1, (1, 2), (2, 4), (3, 6), (4, 8), (5, 10), (6, 12))
+    write(layout, 2, (5, 25), (6, 27))
+    assert booked(facts, layout, recipe, until=28) == {
+        "productive": 8 + 4,
+        "rework_fault": 4,
+        "other": 2 + 1,
+        "startup": 6 + 3,
+    }
+
+
+def test_what_a_rollback_lost_is_booked_to_the_spike_and_waiting_to_people(recipe: Recipe, layout: RunLayout) -> None:
+    facts: list[Fact] = [
+        CREATED,
+        AttemptStarted(at=at(0), attempt=1, stage="stage1", checkpoint=None, first_step=1),
+        AttemptEnded(at=at(13), attempt=1, outcome="stopped", exit_code=0),
+        IncidentOpened(at=at(13), incident=1, stage="stage1", attempt=1, kind="malignant.long", onset_step=3, verdict_step=6),
+        IncidentDecided(at=at(113), incident=1, action="rollback", checkpoint=None, data="skip", who="ada"),
+        IncidentClosed(at=at(114), incident=1),
+        AttemptStarted(at=at(115), attempt=2, stage="stage1", checkpoint=None, first_step=3),
+    ]
+    write(layout, 1, (1, 2), (2, 4), (3, 6), (4, 8), (5, 10), (6, 12))
+    write(layout, 2, (7, 120))
+    assert booked(facts, layout, recipe) == {
+        "productive": 4 + 2,
+        "rework_spike": 8,
+        "ckpt_stall": 1,
+        "human_wait": 100,
+        "startup": 2 + 3,
+    }
+
+
+def test_steps_lost_twice_belong_to_the_first_cause(recipe: Recipe, layout: RunLayout) -> None:
+    """A crash threw steps 5 and 6 away; the rollback to step 3 later only reaches what still counted."""
+    facts: list[Fact] = [
+        CREATED,
+        AttemptStarted(at=at(0), attempt=1, stage="stage1", checkpoint=None, first_step=1),
+        AttemptStarted(at=at(12), attempt=2, stage="stage1", checkpoint="x", first_step=5),
+        IncidentDecided(at=at(16), incident=1, action="rollback"),
+        AttemptStarted(at=at(16), attempt=3, stage="stage1", checkpoint="y", first_step=3),
+    ]
+    write(layout, 1, (1, 2), (2, 4), (3, 6), (4, 8), (5, 10), (6, 12))
+    write(layout, 2, (5, 14), (6, 16))
+    assert booked(facts, layout, recipe) == {"productive": 4, "rework_spike": 4 + 4, "rework_fault": 4}
+
+
+def test_a_driver_that_was_killed_leaves_the_run_waiting(recipe: Recipe, layout: RunLayout) -> None:
+    facts: list[Fact] = [
+        CREATED,
+        AttemptStarted(at=at(0), attempt=1, stage="stage1", checkpoint=None, first_step=1),
+        AttemptStarted(at=at(3600), attempt=2, stage="stage1", checkpoint=None, first_step=1),
+    ]
+    write(layout, 1, (1, 2), (2, 4))
+    assert booked(facts, layout, recipe, until=3610) == {"rework_fault": 4, "sched_wait": 3596, "startup": 10}
+
+
+def test_a_clock_that_was_set_back_books_nothing_twice(recipe: Recipe, layout: RunLayout) -> None:
+    facts: list[Fact] = [
+        CREATED,
+        AttemptStarted(at=at(10), attempt=1, stage="stage1", checkpoint=None, first_step=1),
+        DutyFailed(at=at(-3000), checkpoint="ckpt_001", duty="published", why=""),
+        AttemptEnded(at=at(20), attempt=1, outcome="completed", exit_code=0),
+    ]
+    write(layout, 1, (1, 14), (2, -3580), (3, -3578), (4, 18))
+    seconds = booked_seconds(facts, layout, recipe, 1_000_000 + 25)
+    assert min(seconds.values()) >= 0
+    assert sum(seconds.values()) == pytest.approx(25)
+
+
+def test_the_shares_sum_to_one(recipe: Recipe, layout: RunLayout) -> None:
+    facts: list[Fact] = [CREATED, AttemptStarted(at=at(7), attempt=1, stage="stage1", checkpoint=None, first_step=1)]
+    write(layout, 1, *((step, 10 + 2.5 * step) for step in range(1, 20)))
+    shares = goodput(facts, layout, recipe, 1_000_000 + 100)
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-9)
+    assert shares["productive"] == pytest.approx(0.38)
+
+
+def test_before_anything_happened_there_is_nothing_to_share(recipe: Recipe, layout: RunLayout) -> None:
+    assert goodput([], layout, recipe, 5.0) == {}
+    assert goodput([CREATED], layout, recipe) == {}

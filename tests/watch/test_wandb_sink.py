@@ -1,0 +1,86 @@
+"""W&B offline: real files of a real client, with K2's names, and nothing outside the run's folder."""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from spike_families import records
+
+from k2.recipe.load import to_toml
+from k2.recipe.schema import Place, Recipe
+from k2.run.layout import RunLayout
+from k2.run.ledger import AttemptStarted, append_facts, read_facts
+from k2.watch.wandb_sink import metrics_of, mirror_attempt
+
+LOSSES = np.array([4.0, 3.5, float("nan"), 3.25])
+
+
+@pytest.fixture
+def run(recipe: Recipe, layout: RunLayout) -> RunLayout:
+    path = layout.metrics("stage1", 2)
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(r.line() for r in records(LOSSES, attempt=2, first_step=81)))
+    layout.recipe.write_text(to_toml(recipe))
+    append_facts(layout.ledger, AttemptStarted(attempt=2, stage="stage1", checkpoint="ckpt_002", first_step=81))
+    return layout
+
+
+def mirror(recipe: Recipe, layout: RunLayout, mode: str = "offline", attempt: int = 2) -> bool:
+    return mirror_attempt(recipe, Place.model_validate({"wandb_mode": mode}), layout, read_facts(layout.ledger), "stage1", attempt)
+
+
+def logged(path: Path) -> Iterator[dict[str, str]]:
+    """The history rows in W&B's log: 7 bytes of header, then chunks of a LevelDB log that hold protobuf records."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, position, whole = path.read_bytes(), 7, b""
+    while position + 7 <= len(content):
+        _checksum, size, kind = struct.unpack("<IHB", content[position : position + 7])
+        whole += content[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):  # a full record, or its last part
+            record, whole = Record.FromString(whole), b""
+            if record.WhichOneof("record_type") == "history":
+                yield {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+
+
+def test_an_attempt_is_one_offline_run_under_k2s_names(
+    recipe: Recipe, run: RunLayout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert mirror(recipe, run)
+    (folder,) = run.wandb.glob("offline-run-*-run-1-a2")
+    rows = list(logged(folder / "run-run-1-a2.wandb"))
+    assert [row["step"] for row in rows] == ["81", "82", "83", "84"]
+    assert [row["lm loss"] for row in rows] == ["4", "3.5", "NaN", "3.25"]
+    assert {"lm loss", "learning-rate", "grad-norm", "lm loss vs samples", "learning-rate vs samples", "grad-norm vs samples"} <= set(
+        rows[0]
+    )
+    assert rows[0]["samples"] == str(81 * 4)
+    assert not (tmp_path / "home").exists()
+    assert {path.name for path in run.root.iterdir()} == {"metrics", "recipe.toml", "ledger.jsonl", "wandb"}
+    assert mirror(recipe, run)  # again: nothing is written twice
+    assert len(list(run.wandb.glob("offline-run-*"))) == 1
+
+
+def test_samples_run_on_through_the_stages(recipe: Recipe) -> None:
+    from dataclasses import replace
+
+    record = replace(records(LOSSES)[0], stage="stage2", step=3)
+    assert metrics_of(recipe, record)["samples"] == 480 * 4 + 3 * 2
+
+
+def test_disabled_or_unknown_or_empty_writes_nothing(recipe: Recipe, run: RunLayout) -> None:
+    assert not mirror(recipe, run, mode="disabled")
+    assert not mirror(recipe, run, attempt=3)
+    run.metrics("stage1", 2).write_text("")
+    assert not mirror(recipe, run)
+    assert not run.wandb.exists()
+
+
+def test_a_failure_is_logged_and_harms_nothing(recipe: Recipe, run: RunLayout, caplog: pytest.LogCaptureFixture) -> None:
+    run.wandb.write_text("a file where W&B needs a folder")
+    assert not mirror(recipe, run)
+    assert "W&B got nothing of attempt 2" in caplog.text
