@@ -22,7 +22,7 @@ from k2.report.words import count, duration, loss, number, percent
 from k2.run.goodput import booked_seconds
 from k2.run.holdings import DUTIES, Duty, duty_folder
 from k2.run.layout import RunLayout
-from k2.run.ledger import Fact
+from k2.run.ledger import Fact, StepsSkipped
 from k2.run.receipt import RECEIPT, Receipt, find_receipt
 from k2.run.status import CheckpointStatus, Status, read_status
 
@@ -141,6 +141,7 @@ class Content:
     gradient: Drawn | None
     rate: Drawn | None
     hover: list[list[float | str]]
+    skips: bool
     incidents: tuple[IncidentStory, ...]
     scores: tuple[ScorePanel, ...]
     mixes: tuple[StageMix, ...]
@@ -176,6 +177,7 @@ def read_content(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: floa
         gradient=gradient_curve(lineage, facts) if begun else None,
         rate=learning_rate_curve(lineage, facts) if begun else None,
         hover=hover_points(lineage),
+        skips=any(isinstance(fact, StepsSkipped) for fact in facts),
         incidents=stories,
         scores=tuple(_score_panels(recipe, layout, lineage)),
         mixes=tuple(_mix(recipe, stage, chunks) for stage in recipe.stages),
@@ -286,7 +288,7 @@ def _path(facts: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
 
 
 def _checkpoint_row(layout: RunLayout, lineage: Lineage, held: CheckpointStatus) -> CheckpointRow:
-    record = next((r for r in reversed(lineage.of(held.stage).accepted) if r.step <= held.step), None)
+    record = lineage.of(held.stage).last_until(held.step)
     marks = tuple(_duty_mark(layout, held, duty) for duty in DUTIES)
     link = f"../checkpoints/{held.name}/" if layout.checkpoint(held.name).is_dir() else None
     return CheckpointRow(

@@ -45,7 +45,7 @@ def loss_curve(lineage: Lineage, facts: list[Fact]) -> Drawn:
     lines = [
         *_lines(lineage, "raw", lambda record: record.loss),
         *(Line(points, "abandoned") for points in abandoned),
-        *_smooth_lines(lineage),
+        *_smooth_lines(lineage, lambda record: record.loss),
     ]
     low, high = extent([*accepted, *(loss for points in abandoned for _, loss in points)])
     highest_accepted = max((loss for loss in accepted if math.isfinite(loss)), default=high)
@@ -58,7 +58,11 @@ def loss_curve(lineage: Lineage, facts: list[Fact]) -> Drawn:
 def gradient_curve(lineage: Lineage, facts: list[Fact]) -> Drawn:
     """Gradient norm before clipping, on a logarithmic axis."""
     abandoned = [points for points in _abandoned(lineage, facts, lambda record: record.grad_norm)]
-    lines = [*_lines(lineage, "raw strong", lambda record: record.grad_norm), *(Line(points, "abandoned") for points in abandoned)]
+    lines = [
+        *_lines(lineage, "raw", lambda record: record.grad_norm),
+        *(Line(points, "abandoned") for points in abandoned),
+        *_smooth_lines(lineage, lambda record: record.grad_norm),
+    ]
     values = [value for line in lines for _, value in line.points if math.isfinite(value) and value > 0]
     y = (min(values) / 1.2, max(values) * 1.2) if values else (0.1, 10.0)
     return _on_run_axis(Chart("Gradient norm before clipping", (0, 1), y, lines, log=True), lineage, facts, height=(170, 150))
@@ -103,7 +107,7 @@ def incident_curve(part: StageLineage, facts: list[Fact], incident: IncidentOpen
         extent([*(record.loss for record in near), *(loss for _, loss in spiked)]),
         lines=[Line(spiked, "abandoned thick"), *(Line(points, "accepted") for points in _stretches(near, lambda record: record.loss))],
         spans=[Span(skip.first_step - 0.5, skip.last_step + 0.5, "skipped", "skipped") for skip in skips],
-        marks=[Mark(incident.onset_step, "onset", "onset"), Mark(incident.verdict_step, "verdict", "verdict")],
+        marks=[Mark(incident.onset_step, "onset", "onset", "end"), Mark(incident.verdict_step, "verdict", "verdict")],
     )
     return _both(lambda about: replace(chart, x_ticks=_step_ticks(x, about, f"step of {part.stage.name}")), (230, 210))
 
@@ -117,7 +121,7 @@ def hover_points(lineage: Lineage, limit: int = 1200) -> list[list[float | str]]
         bucket = sorted(rows[start : start + stride], key=lambda row: _rank(row[1].loss))
         chosen = {id(row[1]): row for row in (bucket[0], bucket[-1])}
         kept += [_readout(*row) for row in sorted(chosen.values(), key=lambda row: row[1].step)]
-    return kept
+    return kept + [_readout(*row) for row in rows[-1:] if _readout(*row) != kept[-1]]
 
 
 def _readout(part: StageLineage, record: StepRecord) -> list[float | str]:
@@ -202,9 +206,9 @@ def _lines(lineage: Lineage, style: str, value: Callable[[StepRecord], float]) -
             yield Line([(part.run_step(x), y) for x, y in points], style)
 
 
-def _smooth_lines(lineage: Lineage) -> Iterator[Line]:
+def _smooth_lines(lineage: Lineage, value: Callable[[StepRecord], float]) -> Iterator[Line]:
     window = max(5, len(lineage.accepted) // _WINDOW_SHARE)
-    for line in _lines(lineage, "accepted", lambda record: record.loss):
+    for line in _lines(lineage, "accepted", value):
         points = [point for point in line.points if math.isfinite(point[1])]
         if len(points) >= window:
             yield replace(line, points=running_median(points, window))

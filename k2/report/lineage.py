@@ -4,7 +4,9 @@ Recipe, ledger and metrics files enter; the accepted lineage of every stage and 
 abandoned leave. Every curve of the page is drawn from this reading.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 
 from k2.recipe.schema import Recipe, Stage
@@ -30,7 +32,12 @@ class StageLineage:
     def run_step(self, step: float) -> float:
         return self.before + step
 
-    @property
+    def last_until(self, step: int) -> StepRecord | None:
+        """The accepted record of that step; where it was skipped, of the last one before it."""
+        position = bisect_right(self.accepted, step, key=lambda record: record.step)
+        return self.accepted[position - 1] if position else None
+
+    @cached_property
     def seconds_per_step(self) -> float | None:
         """The median, which no pause or restart moves."""
         return median(record.seconds for record in self.accepted) if self.accepted else None
@@ -55,7 +62,7 @@ class Lineage:
         """The last accepted step of the run, counted on through the stages."""
         return max((int(part.run_step(part.reached)) for part in self.stages if part.accepted), default=0)
 
-    @property
+    @cached_property
     def accepted(self) -> list[StepRecord]:
         return [record for part in self.stages for record in part.accepted]
 

@@ -7,6 +7,7 @@ are, the lowest and the highest value of every bucket kept, so that no spike is 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from markupsafe import Markup, escape
 
@@ -44,11 +45,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Mark:
-    """A vertical line at x."""
+    """A vertical line at x, its label beginning or ending there."""
 
     x: float
     style: str
     label: str = ""
+    anchor: Literal["start", "end"] = "start"
 
 
 @dataclass(frozen=True)
@@ -202,9 +204,10 @@ class _Pen:
             yield _segment(self.x(notch), self.bottom, self.x(notch), self.bottom + 4, "notch")
         for tick in self.chart.x_ticks:
             yield _segment(self.x(tick.x), self.bottom, self.x(tick.x), self.bottom + 6, "axis")
-            yield self._text(self.x(tick.x), self.bottom + 18, tick.label, "tick-x")
+            end = " end" if right - self.x(tick.x) < 24 else ""  # the last label may not leave the drawing
+            yield self._text(self.x(tick.x), self.bottom + 18, tick.label, "tick-x" + end)
             if tick.under:
-                yield self._text(self.x(tick.x), self.bottom + 31, tick.under, "tick-x under")
+                yield self._text(self.x(tick.x), self.bottom + 31, tick.under, "tick-x under" + end)
 
     def bands(self) -> Iterator[Markup]:
         for band in self.chart.bands:
@@ -230,9 +233,9 @@ class _Pen:
             x = self.x(mark.x)
             yield _segment(x, self.frame.top, x, self.bottom, f"mark {mark.style}")
             if mark.label:
-                at_right = x > self.frame.width * 0.8
+                ends = mark.anchor == "end" or x > self.frame.width * 0.8
                 yield self._text(
-                    x + (-4 if at_right else 4), self.frame.top - 5, mark.label, f"mark-label {mark.style}" + (" end" if at_right else "")
+                    x + (-4 if ends else 4), self.frame.top - 5, mark.label, f"mark-label {mark.style}" + (" end" if ends else "")
                 )
 
     def notes(self) -> Iterator[Markup]:

@@ -46,6 +46,7 @@ class IncidentStory:
     curve: Drawn | None
     folder: str | None
     abandoned: tuple[str, ...]
+    skips: bool
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def _story(layout: RunLayout, lineage: Lineage, facts: list[Fact], incident: Inc
         curve=incident_curve(part, facts, incident),
         folder=f"../incidents/{folder.name}/" if folder.is_dir() else None,
         abandoned=closed.abandoned if closed else (),
+        skips=any(isinstance(fact, StepsSkipped) for fact in operations_of(facts, incident)),
     )
 
 
