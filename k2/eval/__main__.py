@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
@@ -103,9 +103,9 @@ def own_output() -> Iterator[TextIO]:
     os.dup2(2, 1)
     with os.fdopen(kept, "w", encoding="utf-8") as output:
         try:
-            yield output
+            with redirect_stdout(sys.stderr):
+                yield output
         finally:
-            sys.stdout.flush()
             output.flush()
             os.dup2(kept, 1)
 

@@ -1,0 +1,63 @@
+"""A prepared mini run with its suite, made once, and checkpoints of random weights in the files that the engine writes."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = os.environ["TQDM_DISABLE"] = "1"
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="k2-test-datasets-")
+
+import pytest
+import torch
+
+from k2.data.build import build
+from k2.eval.suite import build_suite
+from k2.model.layers import build_plain
+from k2.recipe.load import digest, load_recipe, to_toml
+from k2.recipe.schema import Place, Recipe
+from k2.run.layout import RunLayout
+from k2.run.receipt import Receipt, now, seal_folder
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def recipe() -> Recipe:
+    return load_recipe(str(TESTS / "mini.toml"))
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> RunLayout:
+    """Data and suite; nothing trained."""
+    layout = RunLayout(tmp_path_factory.mktemp("prepared") / "mini-1")
+    build(recipe, Place(data_dir=str(TESTS / "corpus")), layout, lambda _: None)
+    layout.recipe.write_text(to_toml(recipe))
+    build_suite(recipe, layout)
+    return layout
+
+
+@pytest.fixture
+def layout(tmp_path: Path, prepared: RunLayout) -> RunLayout:
+    """A run directory of the test's own, in which what was prepared is linked."""
+    layout = RunLayout(tmp_path / "mini-1")
+    layout.root.mkdir()
+    for path in prepared.root.iterdir():
+        (layout.root / path.name).symlink_to(path)
+    return layout
+
+
+@pytest.fixture
+def save_checkpoint(recipe: Recipe, layout: RunLayout) -> Callable[..., None]:
+    """Commits a checkpoint of random weights, large enough that its answers differ."""
+
+    def save(name: str, stage: str = "stage1", step: int = 8, seed: int = 0) -> None:
+        state = layout.checkpoint(name) / "state"
+        state.mkdir(parents=True)
+        for index, layer in enumerate(build_plain(recipe.model, recipe.stage(stage).rope_base, seed).layers):
+            weights = {key: tensor * 4 for key, tensor in layer.state_dict().items()}
+            torch.save(weights, state / f"layer_{index:02d}-model_00-model_states.pt")
+        facts = {"kind": "chunk", "stage": stage, "step": step, "tokens": step * 128}
+        seal_folder(layout.checkpoint(name), Receipt(kind="checkpoint", name=name, recipe=digest(recipe), made_at=now(), facts=facts))
+
+    return save
