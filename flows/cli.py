@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 DONE, FAILED, REFUSED, STOPPED, WAITS, HELD, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
@@ -58,6 +59,13 @@ def main(argv: list[str] | None = None) -> int:
         return DONE
     except Exception as error:
         return _explain(error)
+
+
+def entry() -> NoReturn:
+    """The `k2` script."""
+    from flows.console import leave
+
+    leave(main())
 
 
 def _explain(error: Exception) -> int:
@@ -187,4 +195,4 @@ def _add_service_commands(commands: "argparse._SubParsersAction[argparse.Argumen
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

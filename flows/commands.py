@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from k2.recipe.load import differences, load_place, load_recipe, shipped_recipes
 from k2.run.layout import RunLayout, run_root
-from k2.run.opening import existing_runs, open_run
+from k2.run.opening import create_or_open, existing_runs, open_run
 from k2.run.status import Status, read_status
 
 _STATE_CODES = {"done": 0, "waiting": 4}
@@ -217,11 +217,15 @@ def publish(arguments: Namespace) -> int:
 def data_build(arguments: Namespace) -> int:
     """k2 data build"""
     from k2.data.build import build
+    from k2.run.durable import sweep
     from k2.run.lease import hold
 
     layout = RunLayout(arguments.out)
+    recipe, place = load_recipe(arguments.recipe, tuple(arguments.overrides)), load_place(arguments.place)
     with hold(layout):
-        receipt = build(load_recipe(arguments.recipe, tuple(arguments.overrides)), load_place(arguments.place), layout, say)
+        create_or_open(layout, recipe, place)
+        sweep(layout.root)
+        receipt = build(recipe, place, layout, say)
     _answer(arguments, receipt.facts, f"{arguments.out}: {len(receipt.inputs)} chunks and tokenizer, digest {receipt.digest[:12]}")
     return 0
 
@@ -286,7 +290,10 @@ def data_seen(arguments: Namespace) -> int:
         rows = seen_by_step(recipe, layout, facts, recipe.stage(arguments.stage), arguments.step)
     else:
         raise ValueError("say what to look for: --stage S --step N, or --document ID")
-    show_lines(rows)
+    found = list(rows)
+    show_lines(found)
+    if not found:
+        say("nothing: no trained step of the accepted lineage is meant (it is skipped, or not trained yet)")
     return 0
 
 

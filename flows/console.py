@@ -1,6 +1,13 @@
-"""Prefect's own lines off the console of `k2`, which says what matters itself; the UI still gets its logs."""
+"""Prefect in the process of `k2`: its own lines off the console, and an end that waits for no server.
+
+Prefect sends events and logs from threads that wait, when the process ends, until a server has taken everything; where
+the server is gone they wait for ever. What can be sent is sent; then the process leaves.
+"""
 
 import logging
+import os
+import sys
+from typing import NoReturn
 
 
 def quiet_prefect() -> None:
@@ -13,3 +20,21 @@ def quiet_prefect() -> None:
         for handler in list(logger.handlers):
             if isinstance(handler, PrefectConsoleHandler):
                 logger.removeHandler(handler)
+
+
+def let_prefect_finish(seconds: float = 10.0) -> None:
+    """Send the events and logs that still wait, for so long at most."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=seconds, at_exit=False)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process; where Prefect was used, without waiting for its threads."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if "prefect" in sys.modules:
+        os._exit(code)
+    sys.exit(code)

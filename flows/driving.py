@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from flows import work
+from flows.console import let_prefect_finish, quiet_prefect
 from flows.loop import Completed, Outcome, Stopped, Waiting, pursue
 from flows.prefect_api import server_answers
 from flows.run import Run, Say, existing_run, new_run
@@ -54,11 +55,10 @@ def _drive(with_prefect: Callable[[], None], opened: Callable[[], AbstractContex
 
 def _as_flow_run(with_prefect: Callable[[], None], say: Say) -> Outcome | None:
     """How the pipeline ended as a flow run; None when it was Prefect that failed, not the pipeline."""
-    from flows.console import quiet_prefect
     from flows.pretrain import hear_how_it_ends
 
     quiet_prefect()
-    with hear_how_it_ends() as heard:
+    with hear_how_it_ends(say) as heard:
         try:
             with_prefect()
         except Exception as error:  # the boundary to the orchestrator: its own trouble must not end a run
@@ -131,7 +131,10 @@ def announced_server(runs_dir: Path, say: Say) -> Iterator[None]:
 
     with serving(runs_dir) as service:
         say(f"the UI is at {service.ui_url} while this runs")
-        yield
+        try:
+            yield
+        finally:
+            let_prefect_finish()
 
 
 def _refuse_unknown(run: Run, checkpoints: tuple[str, ...]) -> None:

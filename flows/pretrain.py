@@ -20,7 +20,6 @@ from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.exceptions import MissingContextError
 from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -40,6 +39,7 @@ from k2.run.records import StepRecord
 RunName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="name of the run: its folder under the runs directory")]
 _VERBS = {"verified": "verify", "exported": "export", "evaluated": "evaluate", "published": "publish", "shown": "show"}
 _STATE_SECONDS = 3.0
+_SAY: contextvars.ContextVar[Say | None] = contextvars.ContextVar("say", default=None)
 _HEARD: contextvars.ContextVar[list[Outcome | Exception]] = contextvars.ContextVar("heard", default=[])  # noqa: B039 (nobody reads the default)
 
 
@@ -107,14 +107,15 @@ def drive(opened: AbstractContextManager[Run]) -> State[Any]:
 
 
 @contextmanager
-def hear_how_it_ends() -> Iterator[list[Outcome | Exception]]:
-    """The pipeline's own end (an outcome or its error), whatever Prefect makes of the flow run around it."""
+def hear_how_it_ends(say: Say) -> Iterator[list[Outcome | Exception]]:
+    """The pipeline's lines go to `say` too, and its own end (an outcome or its error) is given, whatever Prefect makes of it."""
     heard: list[Outcome | Exception] = []
-    token = _HEARD.set(heard)
+    tokens = _SAY.set(say), _HEARD.set(heard)
     try:
         yield heard
     finally:
-        _HEARD.reset(token)
+        _SAY.reset(tokens[0])
+        _HEARD.reset(tokens[1])
 
 
 def conclude(outcome: Outcome) -> State[Any]:
@@ -133,12 +134,15 @@ def conclude(outcome: Outcome) -> State[Any]:
 
 
 def teller() -> Say:
-    """Where lines for a person go: the flow run's log."""
-    try:
-        logger = get_run_logger()
-    except MissingContextError:
-        return print
-    return logger.info
+    """Where lines for a person go: the flow run's log, and the terminal where there is one."""
+    logger, say = get_run_logger(), _SAY.get()
+
+    def tell(line: str) -> None:
+        logger.info(line)
+        if say is not None:
+            say(line)
+
+    return tell
 
 
 class PrefectPerformer:
