@@ -13,8 +13,9 @@ from k2.run.control import read_stop_request, request_stop
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact
 from k2.run.records import StepRecord, accepted_records, parse_record
-from k2.watch.policy import first_unanswered, observe
-from k2.watch.spikes import Detector, Event
+from k2.watch.event import Event
+from k2.watch.policy import first_unanswered
+from k2.watch.spikes import Detector, observe
 
 VERDICT = "verdict"  # the reason of the watcher's stop request
 POLL_SECONDS = 0.2

@@ -5,7 +5,7 @@ where to go back to and what becomes of the data. All of it is the same for a ru
 K2 §3.1 went back to a checkpoint before the spike and deferred its chunk; PaLM skipped 200 to 500 batches.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from k2.recipe.schema import Recipe, Stage
@@ -14,7 +14,8 @@ from k2.run.layout import checkpoint_name
 from k2.run.ledger import AttemptStarted, ChunkDeferred, Fact, IncidentDecided, IncidentOpened, StepsSkipped
 from k2.run.plan import decision_of
 from k2.run.records import StepRecord, attempts_of
-from k2.watch.spikes import Detector, Event
+from k2.watch.event import Event
+from k2.watch.spikes import Detector, observe
 
 Choice = Literal["rollback", "continue", "abort"]
 DataOperation = Literal["skip", "defer", "none"]
@@ -32,14 +33,6 @@ def judge(recipe: Recipe, facts: list[Fact], stage: str, records: Iterable[StepR
     if not attempts:
         return None
     return first_unanswered(facts, attempts[-1].attempt, observe(Detector(recipe.spikes), records))
-
-
-def observe(detector: Detector, records: Iterable[StepRecord]) -> Iterator[Event]:
-    """The detector's events over the records, one by one."""
-    for record in records:
-        event = detector.observe(record)
-        if event is not None:
-            yield event
 
 
 def first_unanswered(facts: Sequence[Fact], attempt: int, events: Iterable[Event]) -> Event | None:

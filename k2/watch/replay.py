@@ -15,8 +15,8 @@ from typing import Any, TextIO
 
 from k2.recipe.schema import Spikes
 from k2.run.records import StepRecord
-from k2.watch.policy import observe
-from k2.watch.spikes import Detector, Event
+from k2.watch.event import Event
+from k2.watch.spikes import Detector, observe
 
 
 class CurveRefused(ValueError):

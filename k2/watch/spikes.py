@@ -8,107 +8,21 @@ run of 338,760 steps use one rule. The same records give the same verdicts onlin
 
 import math
 from collections import deque
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import Any, Self
 
 from k2.recipe.schema import Spikes
 from k2.run.records import StepRecord
+from k2.watch.episode import Episode, Reading, Windows
+from k2.watch.event import Event, Kind
 from k2.watch.reference import LaggedReference, Normal
-
-Kind = Literal["grad_only", "benign", "malignant.long", "malignant.train", "malignant.creep", "nonfinite", "bad_resume"]
-MALIGNANT: frozenset[Kind] = frozenset({"malignant.long", "malignant.train", "malignant.creep", "nonfinite", "bad_resume"})
 
 _RELATIVE_FLOOR = 0.002  # of the reference: the least spread that is believed
 _GRAD_RATIO = 8.0  # a norm below 8x its median is no grad_only event, however narrow its spread
-_SMALL_GRAD_RATIO = 1.5  # K2 §3.1: "small" norms inside the span, so that clipping did not protect
 _MEDIAN_ERRORS = 5.0  # a level must also stand so many standard errors of its own median above the reference
 _NONFINITE_LIMIT = 3
 _TRAIN_EPISODES = 5
-
-
-@dataclass(frozen=True)
-class Windows:
-    """All windows in steps, scaled from those measured at a persistence of 100 steps."""
-
-    reference: int
-    lag: int
-    warmup: int
-    level: int
-    quiet: int
-    nonfinite: int
-    resume: int
-    train: int
-    rebase: int
-
-    @classmethod
-    def of(cls, persistence_steps: int) -> Self:
-        def scaled(steps_at_100: int, least: int) -> int:
-            return max(least, round(steps_at_100 * persistence_steps / 100))
-
-        return cls(
-            reference=scaled(512, 48),
-            lag=scaled(128, 12),
-            warmup=scaled(256, 24),
-            level=scaled(64, 12),
-            quiet=scaled(24, 4),
-            nonfinite=scaled(20, 8),
-            resume=scaled(20, 3),
-            train=scaled(300, 12),
-            rebase=scaled(4000, 160),
-        )
-
-
-@dataclass(frozen=True)
-class Event:
-    """One verdict with the numbers it rests on. `rise_nats` and `z` are the highest of the episode, over the frozen reference."""
-
-    kind: Kind
-    stage: str
-    attempt: int
-    onset_step: int
-    verdict_step: int
-    rise_nats: float
-    z: float
-    reference: float
-    deviation: float
-    age: int  # trained steps from the onset to the verdict, both included
-    small_grad_fraction: float | None = None  # share of the span's steps with a small gradient norm; None without norms
-
-    @property
-    def malignant(self) -> bool:
-        return self.kind in MALIGNANT
-
-    def shown(self) -> dict[str, Any]:
-        """As `k2 spikes replay` prints it: `kind` is called `class` there."""
-        fields = asdict(self)
-        return {"class": fields.pop("kind")} | fields
-
-
-@dataclass
-class _Episode:
-    """An open episode. `judged` once its malignant verdict is out."""
-
-    onset_step: int
-    age: int
-    loud: bool = False  # a z above the onset threshold, or a non-finite number
-    judged: bool = False
-    quiet: int = 0
-    last_loud_step: int = 0
-    rise: float = 0.0
-    z: float = 0.0
-    norms: int = 0
-    small_norms: int = 0
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """One record against the reference. `loss` is None when it, or the gradient norm, is not finite."""
-
-    step: int
-    loss: float | None
-    rise: float
-    z: float
-    log_norm: float | None
 
 
 class Detector:
@@ -125,7 +39,7 @@ class Detector:
         self._recent: deque[tuple[int, float]] = deque(maxlen=windows.level)  # (step, loss), outliers too
         self._nonfinite: list[tuple[int, int]] = []  # (count of records, step)
         self._benign: list[tuple[int, int]] = []  # (first step, last loud step)
-        self._episode: _Episode | None = None
+        self._episode: Episode | None = None
         self._stage, self._attempt, self._step, self._seen = "", 0, 0, 0
         self._resumed_at: int | None = None  # count of records at the first one of a resumed attempt
         self._loud_in_a_row = 0
@@ -163,7 +77,7 @@ class Detector:
         detector._recent.extend((step, loss) for step, loss in state["recent"])
         detector._nonfinite = [(count, step) for count, step in state["nonfinite"]]
         detector._benign = [(first, last) for first, last in state["benign"]]
-        detector._episode = None if state["episode"] is None else _Episode(**state["episode"])
+        detector._episode = None if state["episode"] is None else Episode(**state["episode"])
         detector._stage, detector._attempt, detector._step, detector._seen = state["position"]
         detector._resumed_at, detector._loud_in_a_row = state["resume"]
         detector._norm_is_up = state["norm_is_up"]
@@ -177,18 +91,18 @@ class Detector:
             self._loud_in_a_row = 0
         self._stage, self._attempt, self._step = record.stage, record.attempt, record.step
 
-    def _read(self, record: StepRecord) -> _Reading:
+    def _read(self, record: StepRecord) -> Reading:
         norm_known = self._norms.normal is not None or math.isfinite(record.grad_norm)
         broken = not math.isfinite(record.loss) or (norm_known and not math.isfinite(record.grad_norm))
         normal = self._normal()
         log_norm = math.log(record.grad_norm) if math.isfinite(record.grad_norm) and record.grad_norm > 0 else None
         if broken:
-            return _Reading(record.step, None, 0.0, 0.0, log_norm)
+            return Reading(record.step, None, 0.0, 0.0, log_norm)
         self._recent.append((record.step, record.loss))
         if normal is None:
-            return _Reading(record.step, record.loss, 0.0, 0.0, log_norm)
+            return Reading(record.step, record.loss, 0.0, 0.0, log_norm)
         rise = record.loss - normal.centre
-        return _Reading(record.step, record.loss, rise, rise / normal.deviation, log_norm)
+        return Reading(record.step, record.loss, rise, rise / normal.deviation, log_norm)
 
     def _normal(self) -> Normal | None:
         """The reference of the loss, with the floor of its spread."""
@@ -197,35 +111,26 @@ class Detector:
             return None
         return Normal(normal.centre, max(normal.deviation, _RELATIVE_FLOOR * abs(normal.centre), 1e-12))
 
-    def _track(self, reading: _Reading) -> None:
+    def _track(self, reading: Reading) -> None:
         """Age the open episode, open one, or accept the loss as normal."""
         normal = self._normal()
+        if self._episode is None and normal is not None and (reading.is_loud(self._spikes.onset_z) or self._level_is_up(normal)):
+            self._episode = self._begin(reading, normal)
         if self._episode is not None:
-            self._age(self._episode, reading)
-        elif normal is not None and (self._is_loud(reading) or self._level_is_up(normal)):
-            self._open(reading, normal)
+            self._episode.add(reading, self._spikes, self._quiet_band(), self._norms.normal)
         elif reading.loss is not None:
             self._losses.accept(reading.loss)
 
-    def _open(self, reading: _Reading, normal: Normal) -> None:
-        """Begin an episode where the steps before it were loud already; half a level window ago when only the level shows it."""
-        before = [step for step, _ in self._recent]
-        if self._is_loud(reading):
-            earlier = [
-                step
-                for step, loss in self._recent
-                if step != reading.step and loss - normal.centre > self._spikes.quiet_z * normal.deviation
-            ]
-            begun = _run_at_end([step for step in before if step != reading.step], set(earlier))
+    def _begin(self, reading: Reading, normal: Normal) -> Episode:
+        """An episode that began where the steps before were loud already; half a level window ago when only the level shows it."""
+        before = [(step, loss) for step, loss in self._recent if step != reading.step]
+        if reading.is_loud(self._spikes.onset_z):
+            begun = _run_at_end(before, normal.centre + self._spikes.quiet_z * normal.deviation)
         else:
-            begun = before[-1 - len(before) // 2 : -1]
-        self._episode = _Episode(begun[0] if begun else reading.step, len(begun))
-        self._age(self._episode, reading)
+            begun = [step for step, _ in before[-(self._windows.level // 2) :]]
+        return Episode(begun[0] if begun else reading.step, len(begun))
 
-    def _is_loud(self, reading: _Reading) -> bool:
-        return reading.loss is None or reading.z > self._spikes.onset_z
-
-    def _judge_nonfinite(self, reading: _Reading) -> Event | None:
+    def _judge_nonfinite(self, reading: Reading) -> Event | None:
         """Three non-finite steps in twenty are malignant at once; one alone is an ordinary episode."""
         if reading.loss is None:
             self._nonfinite.append((self._seen, reading.step))
@@ -234,12 +139,12 @@ class Detector:
             return None
         if self._episode is None:  # still warming up
             first_count, first_step = self._nonfinite[0]
-            self._episode = _Episode(first_step, self._seen - first_count + 1)
+            self._episode = Episode(first_step, self._seen - first_count + 1)
         return self._verdict("nonfinite", self._episode, reading.step)
 
-    def _judge_resume(self, reading: _Reading) -> Event | None:
+    def _judge_resume(self, reading: Reading) -> Event | None:
         """Two loud steps in a row just after a resume. One alone may be the data."""
-        self._loud_in_a_row = self._loud_in_a_row + 1 if self._is_loud(reading) else 0
+        self._loud_in_a_row = self._loud_in_a_row + 1 if reading.is_loud(self._spikes.onset_z) else 0
         if self._resumed_at is None or self._seen >= self._resumed_at + self._windows.resume:
             self._resumed_at = None
             return None
@@ -247,7 +152,7 @@ class Detector:
             return None
         return self._verdict("bad_resume", self._episode, reading.step)
 
-    def _judge_loss(self, reading: _Reading) -> Event | None:
+    def _judge_loss(self, reading: Reading) -> Event | None:
         """The end of the open episode, or its verdict when it has lasted too long."""
         episode, normal = self._episode, self._normal()
         if episode is None:
@@ -261,34 +166,18 @@ class Detector:
             return self._verdict("malignant.long" if episode.loud else "malignant.creep", episode, reading.step)
         return None
 
-    def _age(self, episode: _Episode, reading: _Reading) -> None:
-        """Count one more step into the episode."""
-        band = self._quiet_band()
-        episode.age += 1
-        if reading.loss is None or reading.z > self._spikes.quiet_z:
-            episode.quiet = 0
-            episode.last_loud_step = reading.step
-        else:
-            episode.quiet = episode.quiet + 1 if reading.rise < band else max(0, episode.quiet - 1)
-        episode.loud = episode.loud or self._is_loud(reading)
-        if reading.rise > episode.rise:
-            episode.rise, episode.z = reading.rise, reading.z
-        if reading.log_norm is not None and self._norms.normal is not None:
-            episode.norms += 1
-            episode.small_norms += reading.log_norm <= self._norms.normal.centre + math.log(_SMALL_GRAD_RATIO)
-
-    def _close(self, episode: _Episode, reading: _Reading) -> Event | None:
+    def _close(self, episode: Episode, reading: Reading) -> Event | None:
         """The episode has grown quiet: benign, unless it is one of a train, or was judged before."""
         event = None
         if not episode.judged:
-            self._benign.append((episode.onset_step, max(episode.onset_step, episode.last_loud_step)))
+            self._benign.append(episode.span)
             event = self._judge_train(episode, reading)
         for _ in range(len(self._recent) - self._windows.quiet):
             self._recent.popleft()  # what was loud must not look like a level
         self._episode = None
         return event
 
-    def _judge_train(self, episode: _Episode, reading: _Reading) -> Event:
+    def _judge_train(self, episode: Episode, reading: Reading) -> Event:
         """Five benign episodes that cover more than 100 of 300 steps are malignant together."""
         earliest = reading.step - self._windows.train
         self._benign = [(first, last) for first, last in self._benign if last > earliest]
@@ -299,7 +188,7 @@ class Detector:
         self._benign = []
         return self._event("malignant.train", episode, reading.step)
 
-    def _judge_norm(self, reading: _Reading) -> Event | None:
+    def _judge_norm(self, reading: Reading) -> Event | None:
         """The gradient norm by the same scheme, on its logarithm: an early warning while the loss is calm."""
         normal = self._norms.normal
         if reading.log_norm is None or self._episode is not None:
@@ -314,7 +203,7 @@ class Detector:
             return None
         if was_up:
             return None
-        return self._event("grad_only", _Episode(reading.step, 1, rise=reading.rise, z=reading.z, norms=1), reading.step)
+        return self._event("grad_only", Episode(reading.step, 1, rise=reading.rise, z=reading.z, norms=1), reading.step)
 
     def _level_is_up(self, normal: Normal) -> bool:
         if len(self._recent) < self._windows.level:
@@ -327,7 +216,7 @@ class Detector:
         normal = self._normal()
         return max(self._spikes.level_deviations * (normal.deviation if normal else 0.0), self._spikes.level_nats)
 
-    def _still_elevated(self, episode: _Episode, reading: _Reading, normal: Normal | None) -> bool:
+    def _still_elevated(self, episode: Episode, reading: Reading, normal: Normal | None) -> bool:
         return reading.loss is None or 3 * episode.quiet < self._windows.quiet or (normal is not None and self._level_is_up(normal))
 
     def _rebase(self) -> None:
@@ -337,16 +226,15 @@ class Detector:
         self._norms.forget()
         self._recent.clear()
 
-    def _verdict(self, kind: Kind, episode: _Episode, step: int) -> Event | None:
+    def _verdict(self, kind: Kind, episode: Episode, step: int) -> Event | None:
         """The malignant verdict on the open episode; None when it is out already."""
         if episode.judged:
             return None
         episode.judged = True
         return self._event(kind, episode, step)
 
-    def _event(self, kind: Kind, episode: _Episode, step: int) -> Event:
+    def _event(self, kind: Kind, episode: Episode, step: int) -> Event:
         normal = self._normal() or Normal(0.0, 0.0)
-        small = episode.small_norms / episode.norms if episode.norms else None
         return Event(
             kind=kind,
             stage=self._stage,
@@ -358,13 +246,21 @@ class Detector:
             reference=normal.centre,
             deviation=normal.deviation,
             age=episode.age,
-            small_grad_fraction=small,
+            small_grad_fraction=episode.small_grad_fraction,
         )
 
 
-def _run_at_end(steps: list[int], marked: set[int]) -> list[int]:
-    """The longest run of marked steps at the end of `steps`."""
-    start = len(steps)
-    while start > 0 and steps[start - 1] in marked:
+def observe(detector: Detector, records: Iterable[StepRecord]) -> Iterator[Event]:
+    """The detector's events over the records, one by one."""
+    for record in records:
+        event = detector.observe(record)
+        if event is not None:
+            yield event
+
+
+def _run_at_end(recent: list[tuple[int, float]], above: float) -> list[int]:
+    """The newest steps whose losses all lie above `above`, oldest first."""
+    start = len(recent)
+    while start > 0 and recent[start - 1][1] > above:
         start -= 1
-    return steps[start:]
+    return [step for step, _ in recent[start:]]

@@ -9,7 +9,8 @@ import numpy as np
 
 from k2.recipe.schema import Spikes
 from k2.run.records import StepRecord
-from k2.watch.spikes import Detector, Event
+from k2.watch.event import Event
+from k2.watch.spikes import Detector
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptStarted, Fact, IncidentDecided, IncidentOpened
 from k2.run.receipt import Receipt, check_files, commit_receipt_only, now, read_receipt
 from k2.run.records import read_records
+from k2.watch.event import Event
 from k2.watch.evidence import keep_evidence
 from k2.watch.policy import abandoned, answer
-from k2.watch.spikes import Event
 
 FIRST = AttemptStarted(attempt=1, stage="stage1", checkpoint=None, first_step=1)
 SPIKE = Event("malignant.long", "stage1", 1, 291, 302, 1.5, 12.0, 4.4, 0.12, 12, 0.25)

@@ -10,7 +10,8 @@ from spike_families import LONG, TINY, Scale, calm, family, records, verdicts
 
 from k2.recipe.schema import Spikes
 from k2.run.records import StepRecord
-from k2.watch.spikes import Detector, Event
+from k2.watch.event import Event
+from k2.watch.spikes import Detector
 
 SCALES = [pytest.param(LONG, 4, id="persistence 100"), pytest.param(TINY, 15, id="persistence 12")]
 ESCALATED = ["long", "diverges", "creeps", "train", "nan forever"]
