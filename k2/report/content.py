@@ -7,24 +7,22 @@ empty, and the page leaves it out or says so.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
-from typing import Any
-
-from markupsafe import Markup
 
 from k2.recipe.load import digest
-from k2.recipe.schema import Recipe, Stage
-from k2.report.curves import Drawn, ScorePoint, gradient_curve, hover_points, learning_rate_curve, loss_curve, score_curve
+from k2.recipe.schema import Recipe
+from k2.report.curves import Drawn, gradient_curve, hover_points, learning_rate_curve, loss_curve
 from k2.report.energy import EnergyUse, energy_use, seconds_of
 from k2.report.lineage import Lineage, read_lineage
+from k2.report.panels import ScorePanel, score_panels
 from k2.report.story import Event, IncidentStory, incident_stories, timeline
+from k2.report.tables import CheckpointRow, StageMix, checkpoint_row, stage_mix
 from k2.report.words import count, duration, loss, number, percent
 from k2.run.goodput import booked_seconds
-from k2.run.holdings import DUTIES, Duty, duty_folder
+from k2.run.holdings import DUTIES, Duty
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact, StepsSkipped
-from k2.run.receipt import RECEIPT, Receipt, find_receipt
-from k2.run.status import CheckpointStatus, Status, read_status
+from k2.run.receipt import Receipt, find_receipt
+from k2.run.status import Status, read_status
 
 CAUSES = {
     "productive": "steps that count",
@@ -63,57 +61,6 @@ class Strip:
     remark: str
     weight: int  # steps
     cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class MixRow:
-    subset: str
-    domain: str
-    repeat: str
-    declared: float | None
-    actual: float | None
-    samples: int | None
-    tokens: float | None
-    per_chunk: str
-
-
-@dataclass(frozen=True)
-class StageMix:
-    stage: str
-    rows: tuple[MixRow, ...]
-    unpublished_tokens: float
-    unpublished_share: float
-    declares: bool  # whether any share was published
-    widest: float  # the largest fraction: the full width of a bar
-
-
-@dataclass(frozen=True)
-class DutyMark:
-    duty: Duty
-    state: str  # settled, owed, none
-    link: str | None
-
-
-@dataclass(frozen=True)
-class CheckpointRow:
-    name: str
-    link: str | None
-    stage: str
-    step: int
-    tokens: int
-    loss: float | None
-    lr: float | None
-    duties: tuple[DutyMark, ...]
-
-
-@dataclass(frozen=True)
-class ScorePanel:
-    task: str
-    detail: str
-    better: str
-    first: str
-    last: str
-    curve: Markup
 
 
 @dataclass(frozen=True)
@@ -179,10 +126,10 @@ def read_content(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: floa
         hover=hover_points(lineage),
         skips=any(isinstance(fact, StepsSkipped) for fact in facts),
         incidents=stories,
-        scores=tuple(_score_panels(recipe, layout, lineage)),
-        mixes=tuple(_mix(recipe, stage, chunks) for stage in recipe.stages),
+        scores=tuple(score_panels(layout, lineage)),
+        mixes=tuple(stage_mix(recipe, stage, chunks) for stage in recipe.stages),
         mix_counted=chunks is not None,
-        checkpoints=tuple(_checkpoint_row(layout, lineage, held) for held in status.checkpoints),
+        checkpoints=tuple(checkpoint_row(layout, lineage, held) for held in status.checkpoints),
         duties=DUTIES,
         time=_time_shares(booked_seconds(facts, layout, recipe, until)),
         speeds=tuple(_speeds(recipe, lineage, exported)),
@@ -248,86 +195,6 @@ def _strip(lineage: Lineage, position: int) -> Strip:
 
 def _clip(share: float) -> float:
     return min(1.0, max(0.0, share))
-
-
-def _mix(recipe: Recipe, stage: Stage, chunks: Receipt | None) -> StageMix:
-    """The declared mix beside what the chunks hold."""
-    counted = _path(chunks.facts if chunks else {}, "stages", stage.name, "subsets")
-    domains = {subset.name: subset.domain for subset in recipe.data.subsets}
-    rows = []
-    for entry in stage.mix:
-        found = counted.get(entry.subset, {})
-        low, high = found.get("per_chunk_min"), found.get("per_chunk_max")
-        rows.append(
-            MixRow(
-                subset=entry.subset,
-                domain=domains[entry.subset],
-                repeat=f"{entry.repeat:g}×",
-                declared=entry.fraction if entry.fraction is not None else entry.tokens and entry.tokens / stage.tokens,
-                actual=found.get("fraction"),
-                samples=found.get("samples"),
-                tokens=found.get("tokens", entry.tokens),
-                per_chunk="" if low is None else f"{low:,}" if low == high else f"{low:,}–{high:,}",
-            )
-        )
-    widest = max((share for row in rows for share in (row.declared, row.actual) if share), default=1.0)
-    return StageMix(
-        stage.name,
-        tuple(rows),
-        stage.unpublished_tokens,
-        stage.unpublished_tokens / stage.tokens,
-        any(row.declared for row in rows),
-        widest,
-    )
-
-
-def _path(facts: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
-    for key in keys:
-        facts = facts.get(key, {})
-    return facts
-
-
-def _checkpoint_row(layout: RunLayout, lineage: Lineage, held: CheckpointStatus) -> CheckpointRow:
-    record = lineage.of(held.stage).last_until(held.step)
-    marks = tuple(_duty_mark(layout, held, duty) for duty in DUTIES)
-    link = f"../checkpoints/{held.name}/" if layout.checkpoint(held.name).is_dir() else None
-    return CheckpointRow(
-        held.name, link, held.stage, held.step, held.tokens, record.loss if record else None, record.lr if record else None, marks
-    )
-
-
-def _duty_mark(layout: RunLayout, held: CheckpointStatus, duty: Duty) -> DutyMark:
-    if duty not in held.obligations:
-        return DutyMark(duty, "none", None)
-    folder = duty_folder(layout, held.name, duty)
-    settled = held.obligations[duty]
-    link = f"../{folder.relative_to(layout.root)}/" if settled and (folder / RECEIPT).is_file() else None
-    return DutyMark(duty, "settled" if settled else "owed", link)
-
-
-def _score_panels(recipe: Recipe, layout: RunLayout, lineage: Lineage) -> list[ScorePanel]:
-    """One panel a task and metric, in the order in which the suite has them."""
-    receipts = [find_receipt(path) for path in layout.scores("any").parent.glob(f"*/{RECEIPT}") if not path.parent.name.startswith(".")]
-    scored = sorted((r for r in receipts if r), key=lambda r: lineage.of(r.facts["stage"]).run_step(r.facts["step"]))
-    rows = [(r, score) for r in scored for score in r.facts["scores"]]
-    order = list(dict.fromkeys((score["task"], score["metric"]) for _, score in rows))
-    rows.sort(key=lambda row: order.index((row[1]["task"], row[1]["metric"])))
-    panels = groupby(rows, key=lambda row: (row[1]["task"], row[1]["metric"]))
-    return [_score_panel(lineage, [row for row in group]) for _, group in panels]
-
-
-def _score_panel(lineage: Lineage, rows: list[tuple[Receipt, dict[str, Any]]]) -> ScorePanel:
-    score = rows[-1][1]
-    points = [ScorePoint(lineage.of(r.facts["stage"]).run_step(r.facts["step"]), s["value"], s.get("stderr")) for r, s in rows]
-    title = f"{score['task']}, {score['metric']}"
-    return ScorePanel(
-        task=score["task"],
-        detail=f"{score['metric']}, {score['shots']}-shot, {score['samples']:,} samples",
-        better="higher is better" if score["higher_is_better"] else "lower is better",
-        first=number(points[0].value),
-        last=number(points[-1].value),
-        curve=score_curve(lineage, title, points),
-    )
 
 
 def _time_shares(seconds: Mapping[str, float]) -> tuple[TimeShare, ...]:

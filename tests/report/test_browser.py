@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Writer
+from synthetic_run import Writer
 
 from k2.report.page import build_page
 from k2.run.ledger import read_facts

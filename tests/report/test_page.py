@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import ONSET, TARGET, VERDICT, Writer
+from synthetic_run import ONSET, TARGET, VERDICT, Writer
 
 from k2.recipe.schema import Recipe
 from k2.report.page import build_page, show_checkpoint
