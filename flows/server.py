@@ -1,208 +1,151 @@
 """The local Prefect service: `k2 up` and `k2 down`, and a server for the duration of one run.
 
-What enters is the runs directory; what leaves is the address. Everything of the service lies in `.server` there:
-SQLite, logs, and `service.json`, which names the processes. Each stands under a supervisor, so that ending one ends
-all that it started. Nothing here imports Prefect: whoever does so next finds the settings in the environment.
+What enters is the runs directory; what leaves is the service with its address. Each process stands under a
+supervisor, so that ending one ends all that it started. Nothing here imports Prefect: whoever does so inside
+`serving` finds the settings in the environment.
 """
 
 import fcntl
-import json
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 import flows
 from flows.prefect_api import api_reachable
+from flows.service import (
+    Address,
+    Service,
+    ServiceRefused,
+    Supervised,
+    choose_address,
+    home_of,
+    read_service,
+    record_of,
+    settings,
+    write_service,
+)
 from k2.launch.command import MARK, Command
 from k2.launch.process import end, launch
 from k2.launch.strays import end_strays
-from k2.run.durable import write_durably
 
-START_SECONDS = 90.0  # 11 s on two idle cores, the first time
+START_SECONDS = 90.0  # 10 s on two idle cores, the first time
 SERVER_GRACE, WORKER_GRACE = 5.0, 30.0  # a trainer under the worker saves before it ends
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DEPLOYMENTS = Path(flows.__file__).parents[1] / "deployments" / "prefect.yaml"
-
-
-class ServiceRefused(ValueError):
-    """A service that is not started. The text is for the user."""
 
 
 class ServiceFailed(RuntimeError):
     """A service that did not come up. The text holds the end of its log."""
 
 
-class Supervised(BaseModel):
-    """A supervisor, told from a later process of the same number by its start."""
+def up(runs_dir: Path, host: str = "127.0.0.1", port: int = 4200, deployments: Path = DEPLOYMENTS) -> Service:
+    """Start server, deployments and worker, or those of them that have ended; the service. Port 0 takes a free one.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pid: int
-    started: str
-
-    @property
-    def lives(self) -> bool:
-        return _start_of(self.pid) == self.started
-
-
-class Service(BaseModel):
-    """A running service. Without a worker it lasts as long as the run that it was started for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    api_url: str
-    ui_url: str
-    server: Supervised
-    worker: Supervised | None = None
-
-    @property
-    def whole(self) -> bool:
-        return self.server.lives and (self.worker is None or self.worker.lives) and api_reachable(self.api_url)
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the server listens."""
-
-    host: str
-    port: int
-
-    @property
-    def ui_url(self) -> str:
-        """As this machine reaches it."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(self.host, self.host)  # noqa: S104 (mapped away, not bound)
-        return f"http://{host}:{self.port}"
-
-    @property
-    def api_url(self) -> str:
-        return f"{self.ui_url}/api"
-
-
-def up(runs_dir: Path, host: str = "127.0.0.1", port: int = 4200) -> Service:
-    """Start server, deployments and worker; the service that runs already, where one does. Port 0 takes a free one."""
-    home = _home(runs_dir)
+    A part that lives is left alone: a worker and its flows survive a server that died.
+    """
+    home = home_of(runs_dir)
     with _alone(home):
-        service = _read(home)
-        if service is not None and service.worker is not None and service.whole:
-            return service
-        _end_all(home, service)
-        address = choose_address(host, port, os.environ)
-        environment = {**os.environ, **settings(home, address, os.environ), MARK: _mark(home), "K2_RUNS_DIR": str(runs_dir.resolve())}
-        try:
-            return _start(home, address, environment)
-        except BaseException:
-            _end_all(home, _read(home))
-            raise
+        found = read_service(home)
+        if found is not None and found.whole:
+            return found
+        if found is not None and found.server.lives and found.worker is None:
+            raise ServiceRefused(f"a run that is going on serves its own UI at {found.ui_url}; start the service when that run has ended")
+        kept = found if found is not None and found.lives else None
+        if kept is None:
+            end_strays(_mark(home))
+        address = choose_address(host, port, os.environ) if kept is None else kept.address
+        return _Start(home, address, runs_dir, deployments).bring_up(kept)
 
 
 def down(runs_dir: Path) -> Service | None:
-    """End worker and server and all that they started; the service that ran, if one did."""
-    home = _home(runs_dir)
+    """End worker and server and all that they started; the service that was recorded, if one was."""
+    home = home_of(runs_dir)
     if not home.is_dir():
         return None
     with _alone(home):
-        service = _read(home)
-        _end_all(home, service)
+        service = read_service(home)
+        if service is not None:
+            _end_service(service)
+        end_strays(_mark(home))
+        record_of(home).unlink(missing_ok=True)
         return service
 
 
 @contextmanager
 def serving(runs_dir: Path) -> Iterator[Service]:
-    """A server while the block lasts, its settings in the environment; the service of `k2 up`, where that runs."""
-    home = _home(runs_dir)
+    """A server while the block lasts, its settings in the environment. A service that lives there already is joined."""
+    home = home_of(runs_dir)
     with _alone(home):
-        service = _read(home)
-        running = service if service is not None and service.whole else None
-    if running is not None:
-        with _environment(settings(home, _address_of(running), os.environ)):
-            yield running
-        return
-    with _alone(home):
-        _end_all(home, service)
-        address = choose_address("127.0.0.1", 0, os.environ)
-        chosen = settings(home, address, os.environ)
-        process = _launch_server(home, address, {**os.environ, **chosen, MARK: _mark(home)}, lasts=False)
+        found = read_service(home)
+        joined = found is not None and found.lives
+        if found is not None and joined:
+            service, process = found, None
+        else:
+            end_strays(_mark(home))
+            address = choose_address("127.0.0.1", 0, os.environ)
+            process = _launch_server(home, address, _environment_of(home, address, runs_dir), lasts=False)
+            service = write_service(home, _service(address, process))
     try:
-        service = Service(api_url=address.api_url, ui_url=address.ui_url, server=_supervised(process))
-        _wait_until_healthy(home, address, process)
-        _write(home, service)
-        with _environment(chosen):
+        with suppress(ServiceFailed) if joined else nullcontext():
+            _wait_until_healthy(home, service)
+        with _in_environment(settings(home, service.address, os.environ)):
             yield service
     finally:
-        end(process, signal.SIGTERM, SERVER_GRACE)
-        _record(home).unlink(missing_ok=True)
+        if process is not None:
+            end(process, signal.SIGTERM, SERVER_GRACE)
+            record_of(home).unlink(missing_ok=True)
 
 
-def settings(home: Path, address: Address, environ: Mapping[str, str]) -> dict[str, str]:
-    """What server, worker, flows and clients must find: quiet, JSON results, nothing sent anywhere, slots that survive a restart."""
-    chosen = {
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": address.api_url,
-        "PREFECT_SERVER_UI_API_URL": "/api",  # under whatever name the browser knows this machine
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # V2 asks an analytics host for its settings from the browser
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": address.ui_url,  # no other page of the browser may start a flow
-        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # Prefect's own default would unpickle
-        "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
-    }
-    if "PREFECT_SERVER_API_AUTH_STRING" in environ:
-        chosen["PREFECT_API_AUTH_STRING"] = environ["PREFECT_SERVER_API_AUTH_STRING"]
-    if address.host not in LOOPBACK:
-        chosen["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] = "true"
-    return chosen
+class _Start:
+    """Bringing a service up. What it has started ends again when it fails."""
 
+    def __init__(self, home: Path, address: Address, runs_dir: Path, deployments: Path) -> None:
+        self._home, self._address, self._deployments = home, address, deployments
+        self._environment = _environment_of(home, address, runs_dir)
+        self._started: list[subprocess.Popen[bytes]] = []
 
-def choose_address(host: str, port: int, environ: Mapping[str, str]) -> Address:
-    """Where to listen. `ServiceRefused` beyond loopback without a password, and for a port that is taken."""
-    if host not in LOOPBACK and not environ.get("PREFECT_SERVER_API_AUTH_STRING"):
-        raise ServiceRefused(
-            f"host {host} lies beyond loopback, where anybody could start flows and read secrets: set "
-            f"PREFECT_SERVER_API_AUTH_STRING=user:{secrets.token_urlsafe(9)} (or another) first, or use 127.0.0.1"
-        )
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    def bring_up(self, kept: Service | None) -> Service:
+        """Server, then deployments (imported while it starts), then worker; what lives of `kept` stays."""
         try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ServiceRefused(f"port {port} of {host} cannot be used ({error.strerror}); give another with --port") from error
-        return Address(host, int(probe.getsockname()[1]))
+            service = kept if kept is not None and kept.server.lives else self._with_server(kept)
+            self._register(service)
+            return service if service.worker is not None and service.worker.lives else self._with_worker(service)
+        except BaseException:
+            for process in self._started:
+                end(process, signal.SIGTERM, SERVER_GRACE)
+            raise
+
+    def _with_server(self, kept: Service | None) -> Service:
+        process = _launch_server(self._home, self._address, self._environment, lasts=True)
+        self._started.append(process)
+        worker = kept.worker if kept is not None else None
+        return write_service(self._home, _service(self._address, process).model_copy(update={"worker": worker}))
+
+    def _register(self, service: Service) -> None:
+        log = self._home / "deploy.log"
+        deploy = (sys.executable, "-m", "flows.deploy", str(self._deployments), "--wait", str(START_SECONDS))
+        with log.open("wb") as output, subprocess.Popen(deploy, env=self._environment, stdout=output, stderr=output) as deploying:
+            try:
+                _wait_until_healthy(self._home, service)
+                code = deploying.wait(START_SECONDS)
+            finally:
+                deploying.kill()
+        if code != 0:
+            raise ServiceFailed(f"the deployments were not registered: {_tail(log)}")
+
+    def _with_worker(self, service: Service) -> Service:
+        start = ("-m", "prefect", "worker", "start", "--pool", "k2", "--type", "process", "--name", "k2-worker")
+        process = launch(_command(start, self._environment, WORKER_GRACE, lasts=True), self._home / "worker.log")
+        self._started.append(process)
+        return write_service(self._home, service.model_copy(update={"worker": Supervised.of(process.pid)}))
 
 
-def _start(home: Path, address: Address, environment: dict[str, str]) -> Service:
-    """Server, then deployments (imported while it starts), then worker."""
-    server = _launch_server(home, address, environment, lasts=True)
-    service = Service(api_url=address.api_url, ui_url=address.ui_url, server=_supervised(server))
-    _write(home, service)
-    deploy = (sys.executable, "-m", "flows.deploy", str(DEPLOYMENTS), "--wait", str(START_SECONDS))
-    with (home / "deploy.log").open("wb") as log, subprocess.Popen(deploy, env=environment, stdout=log, stderr=log) as deploying:
-        try:
-            _wait_until_healthy(home, address, server)
-            deployed = deploying.wait(START_SECONDS)
-        finally:
-            deploying.kill()
-    if deployed != 0:
-        raise ServiceFailed(f"the deployments were not registered: {_tail(home / 'deploy.log')}")
-    worker = ("-m", "prefect", "worker", "start", "--pool", "k2", "--type", "process", "--name", "k2-worker")
-    process = launch(_command(worker, environment, WORKER_GRACE, lasts=True), home / "worker.log")
-    service = service.model_copy(update={"worker": _supervised(process)})
-    _write(home, service)
-    return service
+def _environment_of(home: Path, address: Address, runs_dir: Path) -> dict[str, str]:
+    return {**os.environ, **settings(home, address, os.environ), MARK: _mark(home), "K2_RUNS_DIR": str(runs_dir.resolve())}
 
 
 def _launch_server(home: Path, address: Address, environment: dict[str, str], *, lasts: bool) -> "subprocess.Popen[bytes]":
@@ -210,27 +153,28 @@ def _launch_server(home: Path, address: Address, environment: dict[str, str], *,
     return launch(_command(start, environment, SERVER_GRACE, lasts=lasts), home / "server.log")
 
 
+def _service(address: Address, server: "subprocess.Popen[bytes]") -> Service:
+    return Service(api_url=address.api_url, ui_url=address.ui_url, host=address.host, server=Supervised.of(server.pid))
+
+
 def _command(arguments: tuple[str, ...], environment: dict[str, str], grace: float, *, lasts: bool) -> Command:
     options = ("--grace", str(grace), *(("--outlive-parent",) if lasts else ("--orphan-grace", "2")))
     return Command((sys.executable, "-m", "k2.launch.supervise", *options, "--", sys.executable, *arguments), environment)
 
 
-def _wait_until_healthy(home: Path, address: Address, process: "subprocess.Popen[bytes]") -> None:
+def _wait_until_healthy(home: Path, service: Service) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while not api_reachable(address.api_url):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise ServiceFailed(f"the Prefect server did not start: {_tail(home / 'server.log')}")
+    while not api_reachable(service.api_url):
+        if not service.server.lives or time.monotonic() > deadline:
+            raise ServiceFailed(f"the Prefect server does not answer: {_tail(home / 'server.log')}")
         time.sleep(0.1)
 
 
-def _end_all(home: Path, service: Service | None) -> None:
+def _end_service(service: Service) -> None:
     """Worker first: its flows still have a server to say how they ended to."""
-    if service is not None:
-        if service.worker is not None:
-            _end_supervisor(service.worker, WORKER_GRACE)
-        _end_supervisor(service.server, SERVER_GRACE)
-    end_strays(_mark(home))
-    _record(home).unlink(missing_ok=True)
+    if service.worker is not None:
+        _end_supervisor(service.worker, WORKER_GRACE)
+    _end_supervisor(service.server, SERVER_GRACE)
 
 
 def _end_supervisor(supervisor: Supervised, grace: float) -> None:
@@ -243,49 +187,12 @@ def _end_supervisor(supervisor: Supervised, grace: float) -> None:
             time.sleep(0.05)
 
 
-def _home(runs_dir: Path) -> Path:
-    return runs_dir.resolve() / ".server"
-
-
-def _record(home: Path) -> Path:
-    return home / "service.json"
-
-
 def _mark(home: Path) -> str:
     return f"service:{home}"
 
 
-def _read(home: Path) -> Service | None:
-    try:
-        return Service.model_validate_json(_record(home).read_bytes())
-    except (OSError, ValidationError):
-        return None
-
-
-def _write(home: Path, service: Service) -> None:
-    write_durably(_record(home), json.dumps(service.model_dump()).encode())
-
-
-def _address_of(service: Service) -> Address:
-    host, _, port = service.ui_url.removeprefix("http://").rpartition(":")
-    return Address(host.strip("[]"), int(port))
-
-
-def _supervised(process: "subprocess.Popen[bytes]") -> Supervised:
-    return Supervised(pid=process.pid, started=_start_of(process.pid) or "")
-
-
-def _start_of(pid: int) -> str | None:
-    """When the process started, in the kernel's ticks; None when there is none, or only its zombie."""
-    try:
-        fields = Path("/proc", str(pid), "stat").read_text().rpartition(") ")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]  # field 22 of proc(5), counted behind the name
-
-
 def _tail(log: Path, lines: int = 8) -> str:
-    return "\n".join(log.read_text("utf-8", "replace").splitlines()[-lines:])
+    return "\n".join(log.read_text("utf-8", "replace").strip().splitlines()[-lines:])
 
 
 @contextmanager
@@ -298,7 +205,7 @@ def _alone(home: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _environment(chosen: dict[str, str]) -> Iterator[None]:
+def _in_environment(chosen: dict[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in chosen}
     os.environ.update(chosen)
     try:
