@@ -8,6 +8,7 @@ import os
 import re
 
 _SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_SHORTEST_SECRET = 6  # a shorter value is no secret, and would blot out parts of words
 _USER_OF_URL = re.compile(r"(\w+://)[^/\s@]*@")
 _QUERY_OF_URL = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\")]*")
 
@@ -26,6 +27,7 @@ class PublishRefused(PublishFailed):
 def without_secrets(text: str) -> str:
     """The text without the credentials of the environment, without users in URLs, and without the queries of URLs."""
     for name in _SECRETS:
-        if value := os.environ.get(name):
+        value = os.environ.get(name, "")
+        if len(value) >= _SHORTEST_SECRET:
             text = text.replace(value, "***")
     return _QUERY_OF_URL.sub(r"\1?***", _USER_OF_URL.sub(r"\1", text))

@@ -226,7 +226,7 @@ def _explain(error: Exception, target: HubTarget, parcel: Parcel) -> NoReturn:
     """Raise what the error means to the user. The original is left out: it quotes signed upload URLs."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
-    said = f"{error.__class__.__name__}: {' '.join(str(error).split())}"
+    said = "; ".join(f"{e.__class__.__name__}: {' '.join(str(e).split())}" for e in (error, error.__cause__) if e is not None)
     if status in (401, 403):
         raise PublishRefused(
             f"{parcel.name} could not be published to {target}: HF_TOKEN is wrong or may not write there ({said})"

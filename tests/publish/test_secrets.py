@@ -64,6 +64,7 @@ def test_a_signed_url_is_not_quoted(run: Run, hub: HubServer, everything_logged:
     with pytest.raises(PublishFailed) as caught:
         publish_checkpoint(run.recipe, run.layout, run.checkpoint(1), [K2])
     assert "presigned-canary" not in _told(caught.value)
+    assert "403" in str(caught.value)
 
 
 def test_a_server_that_is_away_is_a_failure_without_secrets(run: Run, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
