@@ -40,7 +40,7 @@ def export_checkpoint(recipe: Recipe, layout: RunLayout, name: str, write_tokeni
     """
     found = find_receipt(layout.export(name))
     if found is not None:
-        return found
+        return still_of(found, find_receipt(layout.checkpoint(name)))
     checkpoint = read_receipt(layout.checkpoint(name))
     stage = recipe.stage(checkpoint.facts["stage"])
     dtype, type_name = _TYPES[recipe.layout.precision]
@@ -68,6 +68,16 @@ def export_checkpoint(recipe: Recipe, layout: RunLayout, name: str, write_tokeni
             },
         )
         return seal_folder(beside, receipt)
+
+
+def still_of(output: Receipt, source: Receipt | None) -> Receipt:
+    """The output, if it was made from `source` or that is gone. `BrokenOutput` when another stands in its place."""
+    if source is not None and output.inputs[source.kind] != source.digest:
+        raise BrokenOutput(
+            f"the {output.kind} of {output.name} was made from another {source.kind} of that name, which was set aside since; "
+            f"move the folder of the {output.kind} away and ask again"
+        )
+    return output
 
 
 def config(model: Model, stage: Stage, dtype: str) -> dict[str, Any]:

@@ -82,22 +82,20 @@ def identifier_questions(documents: Sequence[HeldOutDocument], count: int) -> li
 
 
 def passages(documents: Sequence[HeldOutDocument], count: int) -> list[Passage]:
-    """Up to `count` passages, one a document and turn, spread over the subsets."""
+    """Up to `count` passages, spread over the subsets."""
     random = Random("bits_per_byte")  # noqa: S311 (a draw, not a secret)
     by_subset: dict[str, list[Passage]] = {}
     for document in sorted(documents, key=lambda d: (d.subset, d.id)):
-        passage = _passage(document, random)
-        if passage is not None:
-            by_subset.setdefault(document.subset, []).append(passage)
+        by_subset.setdefault(document.subset, []).extend(_cut(document))
     for found in by_subset.values():
         random.shuffle(found)
     return _in_turns(list(by_subset.values()))[:count]
 
 
 def sums(count: int) -> list[Sum]:
-    """`count` different sums of two numbers below 30."""
+    """`count` different sums of two digits."""
     random = Random("addition")  # noqa: S311 (a draw, not a secret)
-    pairs = [(a, b) for a in range(1, 30) for b in range(1, 30)]
+    pairs = [(a, b) for a in range(1, 10) for b in range(1, 10)]
     return [_sum(a, b, random) for a, b in random.sample(pairs, count)]
 
 
@@ -145,12 +143,15 @@ def _context_before(lines: Sequence[str], row_number: int, column: int) -> str:
     return context
 
 
-def _passage(document: HeldOutDocument, random: Random) -> Passage | None:
-    """A piece of the document that starts at the start of a line, if it is long enough."""
-    start = random.randrange(max(1, len(document.text) - _PASSAGE_CHARACTERS))
-    line_start = document.text.rfind("\n", 0, start) + 1
-    text = document.text[line_start : line_start + _PASSAGE_CHARACTERS].strip()
-    return Passage(document.id, document.subset, text) if len(text) >= _SHORTEST_PASSAGE else None
+def _cut(document: HeldOutDocument) -> Iterator[Passage]:
+    """The document's lines in runs of at most `_PASSAGE_CHARACTERS`; what is too short, or is one longer line, is left out."""
+    text = ""
+    for line in (*document.text.splitlines(keepends=True), None):
+        if line is None or len(text) + len(line) > _PASSAGE_CHARACTERS:
+            if _SHORTEST_PASSAGE <= len(text.strip()) <= _PASSAGE_CHARACTERS:
+                yield Passage(document.id, document.subset, text.strip())
+            text = ""
+        text += line or ""
 
 
 def _in_turns(groups: Sequence[Sequence[T]]) -> list[T]:

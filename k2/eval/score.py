@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from k2.checkpoint.huggingface import still_of
 from k2.eval.harness import HARNESS, LoadedSuite, ScoredModel, evaluate_suite
 from k2.eval.scores import Score
 from k2.recipe.load import digest
@@ -36,7 +37,7 @@ def score_checkpoint(recipe: Recipe, layout: RunLayout, name: str, suite: Loaded
     """Score the exported checkpoint `name`, once; give back the receipt."""
     found = find_receipt(layout.scores(name))
     if found is not None:
-        return found
+        return still_of(found, find_receipt(layout.export(name)))
     export = read_receipt(layout.export(name))
     model = ScoredModel(load_exported(layout.export(name)), tokenizer, int(export.facts["context"]))
     results = evaluate_suite(model, suite)

@@ -16,9 +16,9 @@ from k2.run.durable import durable_folder
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, digest_file, find_receipt, now, seal_folder
 
-# so few that a checkpoint of k2_tiny costs about a CPU-second
-_IDENTIFIER_QUESTIONS = 60
-_PASSAGES = 24
+# so few that a checkpoint of k2_tiny costs less than a CPU-second
+_IDENTIFIER_QUESTIONS = 100
+_PASSAGES = 32
 _SUMS = 40
 _SHOTS = 3
 

@@ -29,10 +29,10 @@ def layout(tmp_path: Path) -> RunLayout:
     return layout
 
 
-def save_checkpoint(recipe: Recipe, layout: RunLayout, name: str, stage: str = "stage1") -> torch.nn.Module:
+def save_checkpoint(recipe: Recipe, layout: RunLayout, name: str, stage: str = "stage1", seed: int = 7) -> torch.nn.Module:
     """A committed checkpoint in the engine's layer files; its model."""
     dtype = torch.bfloat16 if recipe.layout.precision == "bf16" else torch.float32
-    model = build_plain(recipe.model, recipe.stage(stage).rope_base, seed=7).to(dtype)
+    model = build_plain(recipe.model, recipe.stage(stage).rope_base, seed).to(dtype)
     state = layout.checkpoint(name) / "state"
     state.mkdir(parents=True)
     for index, layer in enumerate(model.layers):
@@ -104,6 +104,16 @@ def test_a_second_export_costs_nothing(layout: RunLayout) -> None:
         raise AssertionError(f"{folder} was exported again")
 
     assert export_checkpoint(recipe, layout, "ckpt_001", not_again) == first
+
+
+def test_an_export_of_an_abandoned_checkpoint_does_not_stand_for_the_new_one(layout: RunLayout) -> None:
+    recipe = load_recipe(MINI)
+    save_checkpoint(recipe, layout, "ckpt_001")
+    export_checkpoint(recipe, layout, "ckpt_001", write_no_tokenizer)
+    layout.checkpoint("ckpt_001").rename(layout.root / "abandoned")
+    save_checkpoint(recipe, layout, "ckpt_001", seed=8)
+    with pytest.raises(BrokenOutput, match="made from another checkpoint of that name"):
+        export_checkpoint(recipe, layout, "ckpt_001", write_no_tokenizer)
 
 
 @pytest.mark.parametrize(("spoil", "message"), [

@@ -1,4 +1,5 @@
 """A prepared mini run with its suite, made once, and checkpoints of random weights in the files that the engine writes."""
+# ruff: noqa: E402 (datasets reads its environment when it is imported)
 
 import os
 import tempfile
@@ -6,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = os.environ["TQDM_DISABLE"] = "1"
-os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="k2-test-datasets-")
+_CACHE = tempfile.TemporaryDirectory(prefix="k2-test-datasets-")  # removed when the tests end
+os.environ["HF_DATASETS_CACHE"] = _CACHE.name
 
 import pytest
 import torch

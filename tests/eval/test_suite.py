@@ -88,7 +88,10 @@ def test_prose_asks_no_identifiers_and_passages_take_turns_over_the_subsets() ->
     prose = HeldOutDocument("p1", "prose", "It wasn't the fog (nor the rain.\n" * 9)
     law = [HeldOutDocument(f"l{i}", "law", f"{i}. The keeper shall keep the book, and shall not lend it.\n" * 9) for i in range(5)]
     assert identifier_questions([prose], 10) == []
-    assert [p.subset for p in passages([prose, *law], 3)] == ["law", "prose", "law"]
+    found = passages([prose, *law], 9)
+    assert [p.subset for p in found[:2]] == ["law", "prose"]
+    assert [p.subset for p in found[2:]] == ["law"] * 7
+    assert all(64 <= len(p.text) <= 400 for p in found)
     assert passages([HeldOutDocument("s", "prose", "Too short.")], 3) == []
 
 
