@@ -5,6 +5,7 @@ on standard error. SIGTERM asks for a stop.
 """
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ from k2.run.ledger import ledger_head, read_facts
 from k2.run.opening import open_run
 from k2.train.engine import Engine, connect
 from k2.train.loop import Loop, Segment, check_segment
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Termination:
@@ -78,7 +81,10 @@ def _explain(error: Exception) -> None:
     if not isinstance(error, ValueError | OSError):
         traceback.print_exception(error)
     elif not shared or os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"k2.train, rank {rank}: {error}", file=sys.stderr)
+        hint = (
+            ". Make room and resume the run: the checkpoints are untouched" if isinstance(error, OSError) and error.errno in NO_ROOM else ""
+        )
+        print(f"k2.train, rank {rank}: {error}{hint}", file=sys.stderr)
 
 
 def _arguments() -> argparse.Namespace:

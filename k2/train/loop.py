@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TextIO
 
-from k2.checkpoint.commit import STATE, any_rank, commit_checkpoint, verify_together
+from k2.checkpoint.commit import STATE, AgreedProblem, agree, any_rank, commit_checkpoint, verify_together
 from k2.data.loader import SampleReader
 from k2.recipe.load import digest
 from k2.recipe.schema import Recipe, Stage
@@ -128,7 +128,9 @@ class Loop:
         folder = self._segment.layout.checkpoint(name)
         receipt = verify_together(folder)
         if receipt.recipe != self._inputs["recipe"]:
-            raise ValueError(f"checkpoint {name} is of another recipe ({receipt.recipe[:12]}, the run's is {self._inputs['recipe'][:12]})")
+            raise AgreedProblem(
+                f"checkpoint {name} is of another recipe ({receipt.recipe[:12]}, the run's is {self._inputs['recipe'][:12]})"
+            )
         kept = self._engine.load_state(folder / STATE)
         assert kept == {"step": receipt.facts["step"], "tokens": receipt.facts["tokens"]}, (
             f"{folder} holds another state than its receipt says"
@@ -137,11 +139,10 @@ class Loop:
         self._inputs["parent"] = receipt.digest
 
     def _save(self, due: Due, step: int) -> None:
-        broken = any_rank(self._engine.non_finite_weights() > 0)
-        if broken:
-            raise ValueError(
-                f"after step {step} the weights hold values that are not finite: {due.name} is not saved; go back to an earlier checkpoint"
-            )
+        lost = self._engine.non_finite_weights()
+        agree(
+            f"after step {step} {lost} weights are not finite: {due.name} is not saved; go back to an earlier checkpoint" if lost else None
+        )
         counters = {"step": step, "tokens": self._tokens}
         target = self._segment.layout.checkpoint(due.name)
         commit_checkpoint(target, self._receipt(due, step), lambda folder: self._engine.write_state(folder, counters))

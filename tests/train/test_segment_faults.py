@@ -146,3 +146,12 @@ def test_what_does_not_fit_the_run_is_refused_before_training(tmp_path):
     assert "ckpt_002" in errors
     assert run.records(2) == []
     assert verify(run.layout, "ckpt_002") == []
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    fault = '[{stage = "stage1", first_step = 6, steps = 1, learning_rate_factor = 1e300}]'
+    run = new_run(tmp_path / "mini", f"faults={fault}")
+    code, errors = run.start().wait()
+    assert code != 0
+    assert errors.count("ckpt_001 is not saved") == 1
+    assert run.checkpoints() == ["rescue_stage1_000004"]
