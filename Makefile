@@ -41,7 +41,7 @@ $(VENV)/.test-installed: $(VENV)/.installed
 # OpenStack Swift with its S3 API is the real store that the publishing tests talk to; its pins stay apart from ours.
 .venv-s3/.installed:
 	$(PYTHON) -m venv .venv-s3
-	.venv-s3/bin/python -m pip install --quiet "swift>=2.38,<2.39" setuptools
+	.venv-s3/bin/python -m pip install --quiet "swift>=2.38,<2.39" "setuptools<81"
 	touch $@
 
 clean:

@@ -303,7 +303,7 @@ def spikes_replay(arguments: Namespace) -> int:
 
     if not arguments.file.is_file():
         raise ValueError(f"no file {arguments.file}: give a curve recorded as .csv, .csv.gz or .jsonl with the columns step and loss")
-    show_lines(replay(arguments.file, load_recipe(arguments.recipe).spikes))
+    show_lines(event.shown() for event in replay(arguments.file, load_recipe(arguments.recipe).spikes))
     return 0
 
 

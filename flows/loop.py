@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from flows.run import Run
+from flows.training import answer_verdicts
 from k2.run.control import read_stop_request
 from k2.run.ledger import DutyFailed, IncidentOpened
 from k2.run.plan import Ask, Done, Heal, Prepare, Release, Settle, Train, next_action, owed_duties
@@ -65,6 +66,7 @@ Outcome = Completed | Stopped | Waiting | Aborted | Owing
 
 def pursue(run: Run, perform: Performer) -> Outcome:
     """Drive the run from wherever it stands until it is done, stopped or waits."""
+    answer_verdicts(run)
     with Settling(run, perform.settle) as settling:
         while (request := read_stop_request(run.layout)) is None:
             action = next_action(run.recipe, run.facts(), run.holdings())
@@ -77,19 +79,20 @@ def pursue(run: Run, perform: Performer) -> Outcome:
                     return Owing(settling.failed())
                 case Settle():
                     settling.wait()
+                case Heal():
+                    with settling.quiet:
+                        perform.heal(action)
                 case _:
                     _perform(action, perform)
         return Stopped(request.reason)
 
 
-def _perform(action: Prepare | Train | Heal | Release, perform: Performer) -> None:
+def _perform(action: Prepare | Train | Release, perform: Performer) -> None:
     match action:
         case Prepare():
             perform.prepare()
         case Train():
             perform.train(action)
-        case Heal():
-            perform.heal(action)
         case Release():
             perform.release()
 
@@ -101,6 +104,7 @@ class Settling:
     """
 
     def __init__(self, run: Run, settle: Callable[[Settle], None]) -> None:
+        self.quiet = threading.Lock()  # while it is held nothing is settled: what a rollback moves away is in nobody's hands
         self._run = run
         self._settle = settle
         self._failed: dict[Settle, DutyFailed] = {}
@@ -131,13 +135,18 @@ class Settling:
 
     def _work(self) -> None:
         while not self._ended.is_set():
-            owed = self._next()
-            if owed is None:
+            with self.quiet:
+                settled_one = self._settle_next()
+            if not settled_one:
                 self._idle.set()
                 self._ended.wait(LOOK_SECONDS)
-            else:
-                self._idle.clear()
-                self._try(owed)
+
+    def _settle_next(self) -> bool:
+        owed = self._next()
+        if owed is not None:
+            self._idle.clear()
+            self._try(owed)
+        return owed is not None
 
     def _next(self) -> Settle | None:
         owed = owed_duties(self._run.recipe, self._run.holdings())

@@ -17,8 +17,8 @@ from k2.launch.pulse import Pulse
 from k2.run.control import clear_stop_request, read_stop_request, request_stop
 from k2.run.holdings import held_checkpoints
 from k2.run.layout import checkpoint_name
-from k2.run.ledger import AttemptEnded, AttemptStarted, CheckpointQuarantined
-from k2.run.plan import Train, last_checkpoint
+from k2.run.ledger import AttemptEnded, AttemptStarted, CheckpointQuarantined, Fact
+from k2.run.plan import Train, last_checkpoint, open_incident
 from k2.run.receipt import RECEIPT
 from k2.run.records import StepRecord, accepted_records, read_records
 from k2.watch.follow import VERDICT
@@ -54,7 +54,7 @@ def train_segment(run: Run, action: Train, beside: Beside) -> None:
 
     Returns after anything that asking `next_action` again will handle; raises `TrainingFailed` when it will not.
     """
-    if _answer_verdict(run, action.stage) or _set_aside_if_bad(run, action):
+    if _set_aside_if_bad(run, action):
         return
     clear_stop_request(run.layout)
     run.record(AttemptStarted(attempt=action.attempt, stage=action.stage, checkpoint=action.checkpoint, first_step=action.first_step))
@@ -64,7 +64,7 @@ def train_segment(run: Run, action: Train, beside: Beside) -> None:
     request = read_stop_request(run.layout)
     reason = request.reason if request is not None and outcome == "stopped" else ""
     run.record(AttemptEnded(attempt=action.attempt, outcome=outcome, exit_code=code, reason=reason))
-    _answer_verdict(run, action.stage)
+    answer_verdicts(run)
     if reason == VERDICT:
         clear_stop_request(run.layout)
     if outcome == "crashed":
@@ -80,15 +80,22 @@ def _set_aside_if_bad(run: Run, action: Train) -> bool:
     return bool(rejected)
 
 
-def _answer_verdict(run: Run, stage: str) -> bool:
-    """Whether the stage's records hold a malignant verdict that is not answered yet; now it is."""
-    facts = run.facts()
-    event = judge(run.recipe, facts, stage, accepted_records(run.layout, facts, stage))
-    if event is None:
-        return False
-    run.record(*answer(run.recipe, facts, run.holdings(), event))
-    run.say(f"{event.kind} spike: onset at step {event.onset_step}, verdict at {event.verdict_step}, {event.rise_nats:+.2f} nat")
-    return True
+def answer_verdicts(run: Run) -> None:
+    """Answer what the records of the last attempt say and the ledger does not: malignant verdicts, by the recipe's policy.
+
+    Called after every attempt, and before anything else by a driver that goes on where another was killed.
+    """
+    while (facts := run.facts()) and (last := _last_started(facts)) is not None and open_incident(facts) is None:
+        event = judge(run.recipe, facts, last.stage, accepted_records(run.layout, facts, last.stage))
+        if event is None:
+            return
+        run.record(*answer(run.recipe, facts, run.holdings(), event))
+        run.say(f"{event.kind} spike: onset at step {event.onset_step}, verdict at {event.verdict_step}, {event.rise_nats:+.2f} nat")
+
+
+def _last_started(facts: list[Fact]) -> AttemptStarted | None:
+    started = [fact for fact in facts if isinstance(fact, AttemptStarted)]
+    return started[-1] if started else None
 
 
 def _run_trainer(run: Run, action: Train, beside: Beside) -> int:

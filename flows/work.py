@@ -70,8 +70,8 @@ def heal(run: Run, action: Heal) -> None:
     from k2.watch.policy import abandoned
 
     names = abandoned(run.holdings(), action.incident, action.decision)
-    keep_evidence(run.layout, run.recipe, run.facts(), action.incident, action.decision, names)
-    run.record(IncidentClosed(incident=action.incident.incident, abandoned=names))
+    evidence = keep_evidence(run.layout, run.recipe, run.facts(), action.incident, action.decision, names)
+    run.record(IncidentClosed(incident=action.incident.incident, abandoned=tuple(evidence.facts["abandoned"])))
     target = action.decision.checkpoint or "the start of the stage"
     run.say(f"incident {action.incident.incident:03d}: {action.decision.action} to {target}, data: {action.decision.data}")
 
@@ -147,7 +147,9 @@ class PlainPerformer:
 
 def is_permanent(error: BaseException) -> bool:
     """Whether trying again cannot help: what the user or the bytes are at fault for, not the world."""
-    return isinstance(error, ValueError)
+    from k2.publish.failure import PublishFailed, PublishRefused
+
+    return isinstance(error, ValueError) and (isinstance(error, PublishRefused) or not isinstance(error, PublishFailed))
 
 
 def _asked_of_the_evaluator(run: Run, action: Settle) -> Receipt:

@@ -78,8 +78,8 @@ def held_checkpoints(recipe: Recipe, layout: RunLayout) -> list[HeldCheckpoint]:
         if path.parent.name.startswith("."):
             continue
         try:
-            receipt = _receipt_once(path)
-        except BrokenOutput:
+            receipt = _receipt_once(path, path.stat().st_mtime_ns)
+        except (BrokenOutput, FileNotFoundError):
             continue
         found.append(_held(layout, receipt))
     return sorted(found, key=lambda c: (order[c.stage], c.step, c.kind == "chunk"))
@@ -92,7 +92,8 @@ def _held(layout: RunLayout, receipt: Receipt) -> HeldCheckpoint:
 
 
 @lru_cache(maxsize=4096)
-def _receipt_once(path: Path) -> Receipt:
+def _receipt_once(path: Path, _written_ns: int) -> Receipt:
+    """A receipt is read once, and again when another stands in its place: a rollback makes a checkpoint anew."""
     return read_receipt(path)
 
 
