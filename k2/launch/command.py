@@ -17,6 +17,7 @@ from k2.run.plan import Train
 Device = Literal["cpu", "cuda"]
 
 MARK = "K2_PROCESS"  # carried by every process of a run: how strays of a killed supervisor are told from others
+_SHUTDOWN_SECONDS = "5"  # what torchrun leaves its ranks when its supervisor was killed; when a rank fails it is 30, fixed
 _SECRET = re.compile(
     r"^(AWS_|PREFECT_|HF_TOKEN|HUGGING_?FACE_)|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE
 )
@@ -55,11 +56,10 @@ def trainer_command(  # noqa: PLR0913 (the six things a launch depends on)
 
     `lock` is a descriptor, inherited, that keeps the run held as long as a rank lives.
     """
-    grace = supervision.grace_seconds
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(recipe.layout.ranks), "--max-restarts", "0")
     trainer = ("-m", "k2.train", str(layout.root.resolve()), "--stage", action.stage, "--attempt", str(action.attempt))
     start = ("--first-step", str(action.first_step), *(("--checkpoint", action.checkpoint) if action.checkpoint else ()))
-    command = (sys.executable, *launcher, "--shutdown-timeout", str(max(1, round(grace))), *trainer, *start)
+    command = (sys.executable, *launcher, "--shutdown-timeout", _SHUTDOWN_SECONDS, *trainer, *start)
     environment = _environment(inherited, place, device) | {
         MARK: mark("trainer", layout),
         # gloo and NCCL otherwise meet on the address of the host's name
@@ -68,7 +68,7 @@ def trainer_command(  # noqa: PLR0913 (the six things a launch depends on)
     }
     if place.wandb_mode == "online" and "WANDB_API_KEY" in inherited:
         environment["WANDB_API_KEY"] = inherited["WANDB_API_KEY"]
-    return Command(_supervised(command, supervision, lock), environment)
+    return Command(_supervised(command, supervision, lock, ("--launcher",)), environment)
 
 
 def evaluator_command(

@@ -33,6 +33,7 @@ class Orders:
     grace_seconds: float
     orphan_grace_seconds: float
     outlives_parent: bool
+    is_launcher: bool
     held: tuple[int, ...]
     stdin: int | None
     stdout: int | None
@@ -44,13 +45,21 @@ def parse_orders(arguments: list[str]) -> Orders:
     parser.add_argument("--grace", type=float, default=30.0, help="seconds between SIGTERM and SIGKILL when a stop is asked for")
     parser.add_argument("--orphan-grace", type=float, default=5.0, help="the same when the parent has died")
     parser.add_argument("--outlive-parent", action="store_true", help="for a service: go on when the parent ends")
+    parser.add_argument("--launcher", action="store_true", help="the command ends by itself, and well, when what it has started does")
     parser.add_argument("--lock-fd", type=int, action="append", default=[], help="inherited lock to hold as long as the command lives")
     parser.add_argument("--stdin-fd", type=int, help="becomes the command's standard input")
     parser.add_argument("--stdout-fd", type=int, help="becomes the command's standard output")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args(arguments)
     return Orders(
-        given.grace, given.orphan_grace, given.outlive_parent, tuple(given.lock_fd), given.stdin_fd, given.stdout_fd, tuple(given.command)
+        grace_seconds=given.grace,
+        orphan_grace_seconds=given.orphan_grace,
+        outlives_parent=given.outlive_parent,
+        is_launcher=given.launcher,
+        held=tuple(given.lock_fd),
+        stdin=given.stdin_fd,
+        stdout=given.stdout_fd,
+        command=tuple(given.command),
     )
 
 
@@ -100,7 +109,7 @@ class Supervisor:
         while self._reap():
             self._wait()
             if self._deadline is not None and time.monotonic() >= self._deadline:
-                _signal_all(signal.SIGKILL)
+                _signal(descendants(os.getpid()), signal.SIGKILL)
         code = self._code if self._code is not None else 1
         return code if code >= 0 else 128 - code
 
@@ -154,15 +163,19 @@ class Supervisor:
                 self._stop(self._orders.grace_seconds)
 
     def _stop(self, grace_seconds: float) -> None:
-        """Ask everything to end, and set when it is made to. A later stop may shorten the grace, never lengthen it."""
+        """Ask everything to end, and set when it is made to. A later stop may shorten the grace, never lengthen it.
+
+        A launcher such as torchrun is not asked itself: it would cut its ranks' saving short and call it a failure.
+        """
         deadline = time.monotonic() + grace_seconds
         if grace_seconds > 0 and self._deadline is None:
-            _signal_all(signal.SIGTERM)
+            below = [pid for pid in descendants(os.getpid()) if pid != self._child.pid]
+            _signal(below if self._orders.is_launcher and below else [self._child.pid, *below], signal.SIGTERM)
         self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
 
 
-def _signal_all(number: int) -> None:
-    for pid in descendants(os.getpid()):
+def _signal(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
 

@@ -42,9 +42,9 @@ def test_a_killed_rank_takes_the_others_with_it(rig: Rig) -> None:
 
 
 def test_asked_to_stop_the_ranks_may_save(rig: Rig) -> None:
-    process = rig.supervise("--grace", "60")
+    process = rig.supervise("--grace", "60", "--launcher")
     process.terminate()
-    process.wait(20)
+    assert process.wait(20) == 0
     assert (rig.folder / "saved").exists()
     assert not rig.alive
 
