@@ -91,7 +91,7 @@ def follows(later: Receipt, input_name: str, earlier: Receipt) -> bool:
 def test_the_release_lists_every_checkpoint(reference: Machine) -> None:
     release = read_receipt(reference.layout("mini").release)
     assert release.kind == "release"
-    index = json.loads((reference.layout("mini").release / "release.json").read_text())
+    index = json.loads((reference.layout("mini").release / "files" / "release.json").read_text())
     assert [c["name"] for c in index["checkpoints"]] == [checkpoint_name(k) for k in range(1, 5)]
 
 

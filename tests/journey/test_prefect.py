@@ -1,0 +1,123 @@
+"""The orchestrator is a view: a run under a real server is one run directory, whatever becomes of the server."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from machine import LONGER, MINI, Machine, read_or_empty, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+def ask(url: str, path: str, body: object = None) -> Any:
+    content = None if body is None else json.dumps(body).encode()
+    with urlopen(Request(f"{url}/api{path}", content, {"content-type": "application/json"}), timeout=30) as answer:
+        return json.load(answer)
+
+
+def server_processes(machine: Machine) -> list[int]:
+    mark = f"K2_PROCESS=service:{machine.runs.resolve() / '.server'}".encode()
+    pids = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if mark in read_or_empty(f"/proc/{pid}/environ")]
+    return [pid for pid in pids if b"worker" not in (line := read_or_empty(f"/proc/{pid}/cmdline")) and b"engine" not in line]
+
+
+def kill_server(machine: Machine) -> None:
+    for pid in server_processes(machine):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def ui_of(lines: list[str]) -> str:
+    return next(line.split("the UI is at ")[1].split(" ")[0] for line in lines if "the UI is at " in line)
+
+
+def listen(stream: Any, lines: list[str]) -> None:
+    lines.extend(iter(stream.readline, ""))
+
+
+def run_with_ui(machine: Machine, at_step: int, then: Callable[[list[str]], None]) -> tuple[int, list[str]]:
+    """Run mini with its own server; at that step do something to it; how the run ended, and what it said."""
+    driver = machine.start(*machine.run_mini("mini", *LONGER, "--ui"))
+    said: list[str] = []
+    listener = threading.Thread(target=listen, args=(driver.stderr, said), daemon=True)
+    listener.start()
+    machine.wait_for_step("mini", "stage1", at_step)
+    then(said)
+    driver.wait(timeout=240)
+    return driver.returncode, said
+
+
+def test_the_server_killed_for_good_costs_no_step(machine: Machine, reference: Machine) -> None:
+    code, said = run_with_ui(machine, 25, lambda _said: kill_server(machine))
+    assert code == 0, "".join(said)
+    assert machine.losses("mini") == reference.losses("mini")
+    status = machine.status("mini")
+    assert (status["state"], status["attempts"]) == ("done", 2)  # no attempt more than the unbroken run's
+    assert server_processes(machine) == []
+
+
+def test_what_the_ui_shows(machine: Machine) -> None:
+    seen: dict[str, Any] = {}
+
+    def look(said: list[str]) -> None:
+        ui = ui_of(said)
+        [run] = ask(ui, "/flow_runs/filter", {})
+        wait_until(lambda: len(ask(ui, "/task_runs/filter", {})) >= 3, 60)
+        seen["run"], seen["tasks"] = run, {one["name"] for one in ask(ui, "/task_runs/filter", {})}
+
+    code, said = run_with_ui(machine, 45, look)
+    assert code == 0, "".join(said)
+    assert seen["run"]["name"] == "pretrain mini"
+    assert seen["run"]["parameters"]["request"]["recipe"] == str(MINI)
+    assert {"prepare data", "stage1 chunk 000", "watch stage1 attempt 1"} <= seen["tasks"]
+
+
+def test_a_deployment_triggered_over_rest_trains_survives_a_dead_server_and_is_recorded(machine: Machine, reference: Machine) -> None:
+    assert machine.k2("up", "--port", "0").returncode == 0
+    try:
+        url = json.loads(machine.k2("up", "--port", "0", "--json").stdout)["url"]
+        deployment = ask(url, "/deployments/name/pretrain/pretrain")["id"]
+        request = {
+            "recipe": str(MINI),
+            "run": "mini",
+            "place": str(machine.place),
+            "overrides": [LONGER[1], LONGER[3]],
+            "runs_dir": str(machine.runs),
+        }
+        run = ask(url, f"/deployments/{deployment}/create_flow_run", {"parameters": {"request": request}})["id"]
+        machine.wait_for_step("mini", "stage1", 25)
+        kill_server(machine)
+        time.sleep(5)
+        assert machine.k2("up", "--port", "0").returncode == 0  # the same address: worker and flow are still there
+        wait_until(lambda: ask(url, f"/flow_runs/{run}")["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED"), 240)
+        assert ask(url, f"/flow_runs/{run}")["state"]["type"] == "COMPLETED"
+        names = {one["name"] for one in ask(url, "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}, "limit": 200})}
+        assert {"stage1 chunk 000", "evaluate ckpt_004", "publish ckpt_004", "release"} <= names
+        keys = {one["key"] for one in ask(url, "/artifacts/filter", {})}
+        assert {"mini-loss", "mini-scores", "mini-progress", "mini-page"} <= keys
+    finally:
+        machine.k2("down")
+    assert machine.losses("mini") == reference.losses("mini")
+    assert server_processes(machine) == []
+
+
+def test_a_run_cancelled_in_the_ui_stops_saved_and_is_resumed(machine: Machine, reference: Machine) -> None:
+    def cancel(said: list[str]) -> None:
+        ui = ui_of(said)
+        [run] = ask(ui, "/flow_runs/filter", {})
+        state = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": True}
+        ask(ui, f"/flow_runs/{run['id']}/set_state", state)
+
+    code, said = run_with_ui(machine, 15, cancel)
+    assert code == 3, "".join(said)
+    assert machine.processes("trainer", "mini") == []
+    assert machine.k2("resume", "mini").returncode == 0
+    assert machine.losses("mini") == reference.losses("mini")
