@@ -1,9 +1,9 @@
 # K2 Pipeline: `make demo` runs the whole recipe on this machine, `make test` passes the tests.
-# TORCH chooses the build of torch: on a machine without a GPU `make demo TORCH="torch --index-url <a CPU index>"`
-# saves gigabytes; plain `torch` takes what the package index gives (with CUDA on Linux).
+# TORCH chooses the build of torch. From the package index a Linux machine gets the one with CUDA, gigabytes of it;
+# README says how to take the small one.
 
 PYTHON ?= python3.11
-TORCH ?= torch>=2.10
+TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= demo
@@ -30,12 +30,15 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --editable .
+	@echo "installing $(TORCH) into $(VENV): about a minute, longer where it comes with CUDA"
+	@$(BIN)/python -m pip install --quiet $(TORCH)
+	@echo "installing the project and its libraries: one or two minutes"
+	@$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 $(VENV)/.test-installed: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@echo "installing what the tests need"
+	@$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@
 
 # OpenStack Swift with its S3 API is the real store that the publishing tests talk to; its pins stay apart from ours.

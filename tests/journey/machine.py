@@ -102,7 +102,9 @@ class Machine:
 
 
 def is_rank(pid: int) -> bool:
-    return b"\0LOCAL_RANK=" in b"\0" + read_or_empty(f"/proc/{pid}/environ") and b"torch.distributed.run" not in read_or_empty(f"/proc/{pid}/cmdline")
+    return b"\0LOCAL_RANK=" in b"\0" + read_or_empty(f"/proc/{pid}/environ") and b"torch.distributed.run" not in read_or_empty(
+        f"/proc/{pid}/cmdline"
+    )
 
 
 def read_or_empty(path: str) -> bytes:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 # the optimizer is disturbed at step 61 of 120: its learning rate is multiplied for three steps
 SPIKED = (*LONGER, "--set", "spikes.persistence_steps=8", "--set", "spikes.margin_steps=4")
-FAULT = '\n[[faults]]\nstage = "stage1"\nfirst_step = 61\nsteps = 3\nlearning_rate_factor = 60.0\n'
+FAULT = '\n[[faults]]\nstage = "stage1"\nfirst_step = 61\nsteps = 3\nlearning_rate_factor = 300.0\n'
 
 
 def spiked_recipe(machine: Machine) -> str:
