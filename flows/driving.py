@@ -55,13 +55,15 @@ def _drive(with_prefect: Callable[[], None], opened: Callable[[], AbstractContex
 
 def _as_flow_run(with_prefect: Callable[[], None], say: Say) -> Outcome | None:
     """How the pipeline ended as a flow run; None when it was Prefect that failed, not the pipeline."""
+    from prefect.exceptions import Pause
+
     from flows.pretrain import hear_how_it_ends
 
     quiet_prefect()
     with hear_how_it_ends(say) as heard:
         try:
             with_prefect()
-        except Exception as error:  # the boundary to the orchestrator: its own trouble must not end a run
+        except (Exception, Pause) as error:  # the boundary to the orchestrator: its own trouble must not end a run
             if not heard:
                 say(f"Prefect failed ({error.__class__.__name__}); going on without it")
     if heard and isinstance(heard[0], Exception):

@@ -20,7 +20,8 @@ from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.exceptions import Pause
+from prefect.states import Cancelled, Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import work
@@ -39,6 +40,7 @@ from k2.run.records import StepRecord
 RunName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="name of the run: its folder under the runs directory")]
 _VERBS = {"verified": "verify", "exported": "export", "evaluated": "evaluate", "published": "publish", "shown": "show"}
 _STATE_SECONDS = 3.0
+SUSPENDED, CANCELLED = "suspended in the UI", "cancelled in the UI"
 _SAY: contextvars.ContextVar[Say | None] = contextvars.ContextVar("say", default=None)
 _HEARD: contextvars.ContextVar[list[Outcome | Exception]] = contextvars.ContextVar("heard", default=[])  # noqa: B039 (nobody reads the default)
 
@@ -103,6 +105,8 @@ def drive(opened: AbstractContextManager[Run]) -> State[Any]:
         heard.append(error)
         raise
     heard.append(outcome)
+    if outcome == Stopped(SUSPENDED):  # the process ends, the state stays; a worker takes the run up when it is resumed
+        raise Pause(SUSPENDED)
     return conclude(outcome)
 
 
@@ -123,6 +127,8 @@ def conclude(outcome: Outcome) -> State[Any]:
     match outcome:
         case RunCompleted():
             return Completed(message="trained, evaluated, published and shown")
+        case Stopped(reason=reason) if reason == CANCELLED:
+            return Cancelled(message="stopped and saved; it can be resumed")
         case Stopped(reason=reason):
             return Completed(name="Stopped", message=f"stopped ({reason}); it can be resumed")
         case Waiting(incident=incident):
@@ -275,6 +281,6 @@ class WishToStop:
                 state = client.read_flow_run(UUID(self._flow_run)).state
         except Exception:  # the boundary to a server that may be going down: no answer is no wish
             return None
-        if state is not None and (state.is_cancelling() or state.is_paused() or state.is_final()):
-            return f"the flow run is {state.type.value.lower()}"
-        return None
+        if state is None or not (state.is_cancelling() or state.is_paused() or state.is_final()):
+            return None
+        return SUSPENDED if state.is_paused() else CANCELLED

@@ -35,6 +35,18 @@ def kill_server(machine: Machine) -> None:
             continue
 
 
+def trigger_mini(machine: Machine, url: str) -> str:
+    deployment = ask(url, "/deployments/name/pretrain/pretrain")["id"]
+    request = {
+        "recipe": str(MINI),
+        "run": "mini",
+        "place": str(machine.place),
+        "overrides": [LONGER[1], LONGER[3]],
+        "runs_dir": str(machine.runs),
+    }
+    return str(ask(url, f"/deployments/{deployment}/create_flow_run", {"parameters": {"request": request}})["id"])
+
+
 def ui_of(lines: list[str]) -> str:
     return next(line.split("the UI is at ")[1].split(" ")[0] for line in lines if "the UI is at " in line)
 
@@ -84,15 +96,7 @@ def test_a_deployment_triggered_over_rest_trains_survives_a_dead_server_and_is_r
     assert machine.k2("up", "--port", "0").returncode == 0
     try:
         url = json.loads(machine.k2("up", "--port", "0", "--json").stdout)["url"]
-        deployment = ask(url, "/deployments/name/pretrain/pretrain")["id"]
-        request = {
-            "recipe": str(MINI),
-            "run": "mini",
-            "place": str(machine.place),
-            "overrides": [LONGER[1], LONGER[3]],
-            "runs_dir": str(machine.runs),
-        }
-        run = ask(url, f"/deployments/{deployment}/create_flow_run", {"parameters": {"request": request}})["id"]
+        run = trigger_mini(machine, url)
         machine.wait_for_step("mini", "stage1", 25)
         kill_server(machine)
         time.sleep(5)
@@ -107,6 +111,23 @@ def test_a_deployment_triggered_over_rest_trains_survives_a_dead_server_and_is_r
         machine.k2("down")
     assert machine.losses("mini") == reference.losses("mini")
     assert server_processes(machine) == []
+
+
+def test_a_run_suspended_in_the_ui_stops_saved_and_goes_on_when_resumed_there(machine: Machine, reference: Machine) -> None:
+    assert machine.k2("up", "--port", "0").returncode == 0
+    try:
+        url = json.loads(machine.k2("up", "--port", "0", "--json").stdout)["url"]
+        run = trigger_mini(machine, url)
+        machine.wait_for_step("mini", "stage1", 15)
+        ask(url, f"/flow_runs/{run}/set_state", {"state": {"type": "PAUSED", "name": "Suspended"}, "force": True})
+        wait_until(lambda: machine.processes("trainer", "mini") == [] and machine.status("mini")["state"] == "stopped", 60)
+        assert ask(url, f"/flow_runs/{run}")["state"]["name"] == "Suspended"
+        ask(url, f"/flow_runs/{run}/resume", {})
+        wait_until(lambda: ask(url, f"/flow_runs/{run}")["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED"), 240)
+        assert ask(url, f"/flow_runs/{run}")["state"]["type"] == "COMPLETED"
+    finally:
+        machine.k2("down")
+    assert machine.losses("mini") == reference.losses("mini")
 
 
 def test_a_run_cancelled_in_the_ui_stops_saved_and_is_resumed(machine: Machine, reference: Machine) -> None:
