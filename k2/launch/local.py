@@ -64,13 +64,9 @@ class Trainer:
         except subprocess.TimeoutExpired:
             return None
 
-    def request_stop(self, reason: str) -> None:
-        """Ask the ranks to finish their step, save and leave with 0. Returns at once."""
-        request_stop(self._layout, self.attempt, reason)
-
     def stop(self, reason: str, patience_seconds: float = 120.0) -> int:
-        """Ask, wait, and end what did not answer. The exit code."""
-        self.request_stop(reason)
+        """Ask the ranks to finish their step, save and leave with 0; wait, and end what did not answer. The exit code."""
+        request_stop(self._layout, self.attempt, reason)
         code = self.wait(patience_seconds)
         return self.terminate() if code is None else code
 

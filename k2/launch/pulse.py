@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from k2.run.records import StepRecord, parse_record
+from k2.run.records import RecordTail, StepRecord
 
 _REMEMBERED_GAPS = 1000
 
@@ -38,17 +38,15 @@ class Pulse:
     def __init__(
         self, records: Path, floor_seconds: float = 60.0, startup_seconds: float = 180.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._path, self._clock = records, clock
+        self._tail, self._clock = RecordTail(records), clock
         self._floor, self._startup = floor_seconds, startup_seconds
         self._gaps: deque[float] = deque(maxlen=_REMEMBERED_GAPS)
-        self._offset = 0
         self._last_at: float | None = None
         self._heard = clock()
 
     def observe(self) -> list[StepRecord]:
         """The records written since the last call."""
-        lines = self._new_lines()
-        found = [record for record in map(parse_record, lines) if record is not None]
+        found = self._tail.new()
         for record in found:
             if self._last_at is not None:
                 self._gaps.append(max(0.0, record.at - self._last_at))
@@ -64,14 +62,3 @@ class Pulse:
     @property
     def stalled(self) -> bool:
         return stalled(self._gaps, self.silent_seconds, self._floor, self._startup)
-
-    def _new_lines(self) -> list[str]:
-        """Whole lines only; a torn one is read again when it is whole."""
-        if not self._path.is_file():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return whole.decode("utf-8", "replace").splitlines()

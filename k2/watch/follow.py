@@ -12,7 +12,7 @@ from k2.recipe.schema import Recipe
 from k2.run.control import read_stop_request, request_stop
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact
-from k2.run.records import StepRecord, accepted_records, parse_record
+from k2.run.records import RecordTail, StepRecord, accepted_records
 from k2.watch.event import Event
 from k2.watch.policy import first_unanswered
 from k2.watch.spikes import Detector, observe
@@ -43,15 +43,9 @@ def follow(path: Path, stop: Ended, poll_seconds: float = POLL_SECONDS) -> Itera
 
     The file need not exist yet. A line without its newline is left for later; a line that is no record is passed over.
     """
-    offset, torn = 0, b""
-    ended = False
+    tail, ended = RecordTail(path), False
     while True:
-        content, offset = _read_from(path, offset)
-        *lines, torn = (torn + content).split(b"\n") if offset else [b""]
-        for line in lines:
-            record = parse_record(line.decode("utf-8", "replace"))
-            if record is not None:
-                yield record
+        yield from tail.new()
         if ended:
             return
         ended = stop.wait(poll_seconds)
@@ -74,14 +68,3 @@ def watch_attempt(recipe: Recipe, facts: list[Fact], layout: RunLayout, train: S
     if event is not None and (standing is None or standing.attempt != train.attempt):
         request_stop(layout, train.attempt, VERDICT)
     return event
-
-
-def _read_from(path: Path, offset: int) -> tuple[bytes, int]:
-    """What the file holds past `offset`, and the new offset."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            content = file.read()
-    except FileNotFoundError:
-        return b"", 0
-    return content, offset + len(content)
