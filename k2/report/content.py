@@ -22,7 +22,7 @@ from k2.run.holdings import DUTIES, Duty
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact, StepsSkipped
 from k2.run.receipt import Receipt, find_receipt
-from k2.run.status import Status, read_status
+from k2.run.status import Status, status_of
 
 CAUSES = {
     "productive": "steps that count",
@@ -105,9 +105,9 @@ class Content:
 def read_content(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: float) -> Content:
     """Read the run directory and lay out what it says at `now` (seconds since the epoch)."""
     lineage = read_lineage(recipe, layout, facts)
-    status = read_status(recipe, layout)
+    records = lineage.branches
+    status = status_of(recipe, layout, facts, records)
     chunks, exported = find_receipt(layout.all_chunks), _newest_export(layout, status)
-    records = {part.stage.name: part.attempts for part in lineage.stages}
     until = _lived_until(layout, status, now)
     stories, begun = incident_stories(layout, lineage, facts), bool(lineage.accepted)
     return Content(
@@ -131,7 +131,7 @@ def read_content(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: floa
         mix_counted=chunks is not None,
         checkpoints=tuple(checkpoint_row(layout, lineage, held) for held in status.checkpoints),
         duties=DUTIES,
-        time=_time_shares(booked_seconds(facts, layout, recipe, until)),
+        time=_time_shares(booked_seconds(facts, recipe, records, until)),
         speeds=tuple(_speeds(recipe, lineage, exported)),
         energy=energy_use(recipe, facts, records, len(lineage.accepted), until),
         events=timeline(facts),

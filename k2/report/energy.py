@@ -4,15 +4,13 @@ Enter: the recipe's declared figures, the ledger and the step records. Hours are
 every attempt, so that what an incident cost is counted as the report counts its 30 days of spike handling.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from k2.recipe.schema import Recipe
 from k2.run.ledger import AttemptEnded, AttemptStarted, Fact
-from k2.run.records import StepRecord
-
-Branches = Mapping[str, Mapping[int, Sequence[StepRecord]]]  # stage -> attempt -> its records, the abandoned ones too
+from k2.run.records import Branches
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class EnergyUse:
     abandoned_share: float
 
 
-def energy_use(recipe: Recipe, facts: list[Fact], records: Branches, accepted: int, now: float | None) -> EnergyUse:
+def energy_use(recipe: Recipe, facts: list[Fact], records: Mapping[str, Branches], accepted: int, now: float | None) -> EnergyUse:
     """The energy of the run up to `now` (seconds since the epoch; none: its last sign of life). `accepted` steps still count."""
     hours = trainer_hours(facts, records, now)
     every = [record for attempts in records.values() for branch in attempts.values() for record in branch]
@@ -33,7 +31,7 @@ def energy_use(recipe: Recipe, facts: list[Fact], records: Branches, accepted: i
     return EnergyUse(hours, recipe.energy.mwh(hours), recipe.energy.tco2e(hours), share)
 
 
-def trainer_hours(facts: list[Fact], records: Branches, now: float | None) -> float:
+def trainer_hours(facts: list[Fact], records: Mapping[str, Branches], now: float | None) -> float:
     """Hours in which a trainer ran. The newest attempt lasts until `now` when nothing says that it ended."""
     starts = [fact for fact in facts if isinstance(fact, AttemptStarted)]
     ends = {fact.attempt: seconds_of(fact.at) for fact in facts if isinstance(fact, AttemptEnded)}

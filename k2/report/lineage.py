@@ -12,7 +12,7 @@ from statistics import median
 from k2.recipe.schema import Recipe, Stage
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptStarted, Fact, IncidentDecided, IncidentOpened, StepsSkipped
-from k2.run.records import StepRecord, accepted_records, attempts_of, branches
+from k2.run.records import Branches, StepRecord, accepted_of, all_branches, attempts_of
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class StageLineage:
     before: int
     tokens_before: int
     accepted: list[StepRecord]
-    attempts: dict[int, list[StepRecord]]
+    attempts: Branches
 
     @property
     def reached(self) -> int:
@@ -66,6 +66,11 @@ class Lineage:
     def accepted(self) -> list[StepRecord]:
         return [record for part in self.stages for record in part.accepted]
 
+    @property
+    def branches(self) -> dict[str, Branches]:
+        """Everything that was read, by stage."""
+        return {part.stage.name: part.attempts for part in self.stages}
+
     def of(self, stage: str) -> StageLineage:
         return next(part for part in self.stages if part.stage.name == stage)
 
@@ -93,10 +98,11 @@ class Lineage:
 
 
 def read_lineage(recipe: Recipe, layout: RunLayout, facts: list[Fact]) -> Lineage:
-    """Read every stage's records."""
+    """Read every stage's records, once."""
     parts, before, tokens = [], 0, 0
+    records = all_branches(layout, facts, recipe)
     for stage in recipe.stages:
-        parts.append(StageLineage(stage, before, tokens, accepted_records(layout, facts, stage.name), branches(layout, facts, stage.name)))
+        parts.append(StageLineage(stage, before, tokens, accepted_of(records[stage.name], facts, stage.name), records[stage.name]))
         before += stage.steps
         tokens += stage.tokens
     return Lineage(tuple(parts))

@@ -5,15 +5,14 @@ that sum to 1. A cursor walks through the run's wall time and never backwards, s
 is negative after a clock was set, and the sum is the wall time. The causes are those of the faults specification, 7.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
 
 from k2.recipe.schema import Recipe, Stage
-from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptEnded, AttemptStarted, Fact, IncidentDecided, IncidentOpened, RunCreated
-from k2.run.records import StepRecord, branches
+from k2.run.records import Branches, StepRecord
 
 Cause = Literal[
     "productive",  # steps that still count
@@ -30,20 +29,22 @@ Cause = Literal[
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 
-def goodput(facts: Sequence[Fact], layout: RunLayout, recipe: Recipe, now: float | None = None) -> dict[str, float]:
+def goodput(facts: Sequence[Fact], recipe: Recipe, records: Mapping[str, Branches], now: float | None = None) -> dict[str, float]:
     """The share of each cause in the run's wall time; they sum to 1. Empty while no time has passed."""
-    seconds = booked_seconds(facts, layout, recipe, now)
+    seconds = booked_seconds(facts, recipe, records, now)
     wall = sum(seconds.values())
     return {cause: spent / wall for cause, spent in seconds.items()} if wall > 0 else {}
 
 
-def booked_seconds(facts: Sequence[Fact], layout: RunLayout, recipe: Recipe, now: float | None = None) -> dict[str, float]:
-    """Seconds of each cause from the run's creation to `now` (seconds since the epoch); without it, to the last fact or record."""
+def booked_seconds(facts: Sequence[Fact], recipe: Recipe, records: Mapping[str, Branches], now: float | None = None) -> dict[str, float]:
+    """Seconds of each cause from the run's creation to `now` (seconds since the epoch); without it, to the last fact or record.
+
+    `records` are those of `all_branches`.
+    """
     created = next((_time(fact) for fact in facts if isinstance(fact, RunCreated)), None)
     if created is None:
         return {}
     book = _Book(created)
-    records = {stage.name: branches(layout, list(facts), stage.name) for stage in recipe.stages}
     waiting: Cause = "data_stall"
     for position, fact in enumerate(facts):
         book.advance(_time(fact), waiting)

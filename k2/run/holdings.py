@@ -14,7 +14,7 @@ from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact
 from k2.run.receipt import RECEIPT, BrokenOutput, Receipt, find_receipt, read_receipt
-from k2.run.records import attempts_of, read_records
+from k2.run.records import attempts_of, last_record
 
 Duty = Literal["verified", "exported", "evaluated", "published", "shown"]
 DUTIES: tuple[Duty, ...] = get_args(Duty)  # in the order in which they are settled
@@ -101,6 +101,6 @@ def _reached(layout: RunLayout, facts: list[Fact], stage: str) -> int:
     attempts = attempts_of(facts, stage)
     if not attempts:
         return 0
-    last = attempts[-1]
-    steps = [record.step for record in read_records(layout.metrics(stage, last.attempt))]
-    return max(steps, default=last.first_step - 1)
+    newest = attempts[-1]
+    record = last_record(layout.metrics(stage, newest.attempt))
+    return newest.first_step - 1 if record is None else record.step

@@ -6,12 +6,16 @@ record of each step that still counts: a later attempt replaces everything from 
 """
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptStarted, Fact
+
+_END_BYTES = 4096  # about a dozen records
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,10 @@ class StepRecord:
         return json.dumps(asdict(self)) + "\n"
 
 
-def parse_record(line: str) -> StepRecord | None:
+Branches = Mapping[int, list[StepRecord]]  # every attempt's records, the abandoned ones too, by attempt
+
+
+def parse_record(line: bytes) -> StepRecord | None:
     """The record in `line`; None for a line that is torn or is no record."""
     try:
         fields = json.loads(line)
@@ -47,11 +54,28 @@ def read_records(path: Path) -> Iterator[StepRecord]:
     """The records of one attempt in the order written. A torn last line is passed over."""
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for line in file:
             record = parse_record(line)
             if record is not None:
                 yield record
+
+
+def last_record(path: Path) -> StepRecord | None:
+    """The record of one attempt that was written last. Only the end of the file is read: a stage of K2 has 338,760 lines."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        start = size = file.seek(0, os.SEEK_END)
+        while start > 0:
+            start = max(0, size - max(_END_BYTES, 2 * (size - start)))
+            file.seek(start)
+            lines = file.read(size - start).split(b"\n")
+            for line in reversed(lines if start == 0 else lines[1:]):
+                record = parse_record(line)
+                if record is not None:
+                    return record
+    return None
 
 
 class RecordTail:
@@ -70,7 +94,7 @@ class RecordTail:
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
-        parsed = (parse_record(line) for line in whole.decode("utf-8", "replace").splitlines())
+        parsed = (parse_record(line) for line in whole.splitlines())
         return [record for record in parsed if record is not None]
 
 
@@ -81,14 +105,23 @@ def attempts_of(facts: list[Fact], stage: str) -> list[AttemptStarted]:
 
 def accepted_records(layout: RunLayout, facts: list[Fact], stage: str) -> list[StepRecord]:
     """The stage's accepted lineage: for each step that still counts the last attempt's record, by step."""
+    return accepted_of(branches(layout, facts, stage), facts, stage)
+
+
+def accepted_of(read: Branches, facts: list[Fact], stage: str) -> list[StepRecord]:
+    """The stage's accepted lineage, from its branches as they were read."""
     accepted: dict[int, StepRecord] = {}
     for attempt in attempts_of(facts, stage):
         accepted = {step: record for step, record in accepted.items() if step < attempt.first_step}
-        for record in read_records(layout.metrics(stage, attempt.attempt)):
-            accepted[record.step] = record
+        accepted |= {record.step: record for record in read[attempt.attempt]}
     return [accepted[step] for step in sorted(accepted)]
 
 
-def branches(layout: RunLayout, facts: list[Fact], stage: str) -> dict[int, list[StepRecord]]:
-    """Every attempt's records, the abandoned ones too, by attempt: what plots and evidence show."""
+def branches(layout: RunLayout, facts: list[Fact], stage: str) -> Branches:
+    """The stage's branches: what plots and evidence show."""
     return {a.attempt: list(read_records(layout.metrics(stage, a.attempt))) for a in attempts_of(facts, stage)}
+
+
+def all_branches(layout: RunLayout, facts: list[Fact], recipe: Recipe) -> Mapping[str, Branches]:
+    """The branches of every stage, by its name."""
+    return {stage.name: branches(layout, facts, stage.name) for stage in recipe.stages}

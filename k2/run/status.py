@@ -1,6 +1,7 @@
 """Where a run stands, as `k2 status --json` prints it. Read from the directory alone; nothing is written."""
 
 import time
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +13,7 @@ from k2.run.layout import RunLayout
 from k2.run.lease import is_held
 from k2.run.ledger import AttemptStarted, Fact, IncidentOpened, read_facts
 from k2.run.plan import Ask, Done, Prepare, Release, Settle, Train, decision_of, duties_of, next_action
+from k2.run.records import Branches, all_branches
 
 State = Literal["preparing", "training", "evaluating", "waiting", "stopped", "done"]
 
@@ -46,6 +48,11 @@ class Status(BaseModel):
 def read_status(recipe: Recipe, layout: RunLayout) -> Status:
     """The run's status now. The time of a run that nobody drives is booked up to its last fact."""
     facts = read_facts(layout.ledger)
+    return status_of(recipe, layout, facts, all_branches(layout, facts, recipe))
+
+
+def status_of(recipe: Recipe, layout: RunLayout, facts: list[Fact], records: Mapping[str, Branches]) -> Status:
+    """The status of a run whose facts and records are read already."""
     holdings = read_holdings(recipe, layout, facts)
     stage, step = _position(recipe, holdings)
     return Status(
@@ -58,7 +65,7 @@ def read_status(recipe: Recipe, layout: RunLayout) -> Status:
         attempts=sum(isinstance(fact, AttemptStarted) for fact in facts),
         incidents=[_incident(facts, fact) for fact in facts if isinstance(fact, IncidentOpened)],
         checkpoints=[_checkpoint(recipe, c) for c in holdings.checkpoints if c.kind == "chunk"],
-        goodput=goodput(facts, layout, recipe, time.time() if is_held(layout) else None),
+        goodput=goodput(facts, recipe, records, time.time() if is_held(layout) else None),
     )
 
 

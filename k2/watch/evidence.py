@@ -17,7 +17,7 @@ from k2.run.holdings import DUTIES, duty_folder
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact, IncidentDecided, IncidentOpened
 from k2.run.receipt import Receipt, digest_files, find_receipt, now, read_receipt, write_receipt
-from k2.run.records import StepRecord, accepted_records, branches
+from k2.run.records import Branches, StepRecord, accepted_of, branches
 from k2.watch.policy import chunk_position, skip_window
 
 _PERSISTENCES_BEFORE = 10  # spikes specification 4.3: the records from 1,000 steps before the onset on
@@ -41,8 +41,9 @@ def keep_evidence(
     kept = find_receipt(folder)
     if kept is not None:
         return kept
-    loss = _loss(layout, recipe, facts, incident, decision)
-    _write_records(folder / "records.jsonl", recipe, branches(layout, facts, incident.stage), incident)
+    records = branches(layout, facts, incident.stage)
+    loss = _loss(layout, recipe, accepted_of(records, facts, incident.stage), incident, decision)
+    _write_records(folder / "records.jsonl", recipe, records, incident)
     names = _set_aside(layout, _aside(folder), abandoned)
     write_durably(folder / "summary.md", _summary(layout, recipe, incident, decision, names, loss).encode())
     return write_receipt(
@@ -64,12 +65,12 @@ def _aside(folder: Path) -> Path:
     return folder / "checkpoints"
 
 
-def _loss(layout: RunLayout, recipe: Recipe, facts: list[Fact], incident: IncidentOpened, decision: IncidentDecided) -> Loss:
+def _loss(layout: RunLayout, recipe: Recipe, accepted: list[StepRecord], incident: IncidentOpened, decision: IncidentDecided) -> Loss:
     """The accepted steps past the target: trained, and now thrown away."""
     lost: list[StepRecord] = []
     if decision.action == "rollback":
         target = _target_step(layout, decision)
-        lost = [r for r in accepted_records(layout, facts, incident.stage) if r.step > target]
+        lost = [record for record in accepted if record.step > target]
     seconds = sum(record.seconds for record in lost)
     energy = recipe.energy
     kwh = energy.devices * energy.device_kw * energy.pue * seconds / 3600
@@ -80,7 +81,7 @@ def _target_step(layout: RunLayout, decision: IncidentDecided) -> int:
     return int(read_receipt(layout.checkpoint(decision.checkpoint)).facts["step"]) if decision.checkpoint is not None else 0
 
 
-def _write_records(path: Path, recipe: Recipe, attempts: dict[int, list[StepRecord]], incident: IncidentOpened) -> None:
+def _write_records(path: Path, recipe: Recipe, attempts: Branches, incident: IncidentOpened) -> None:
     """Every attempt's records from well before the onset on, in the order in which they were written."""
     first = incident.onset_step - _PERSISTENCES_BEFORE * recipe.spikes.persistence_steps
     lines = [record.line() for attempt in sorted(attempts) for record in attempts[attempt] if record.step >= first]

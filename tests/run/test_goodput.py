@@ -10,7 +10,7 @@ from k2.recipe.schema import Recipe
 from k2.run.goodput import booked_seconds, goodput
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptEnded, AttemptStarted, DutyFailed, Fact, IncidentClosed, IncidentDecided, IncidentOpened, RunCreated
-from k2.run.records import StepRecord
+from k2.run.records import StepRecord, all_branches
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def write(layout: RunLayout, attempt: int, *ends: tuple[int, float], stage: str 
 
 def booked(facts: list[Fact], layout: RunLayout, recipe: Recipe, until: float | None = None) -> dict[str, float]:
     """The causes that got any time."""
-    seconds = booked_seconds(facts, layout, recipe, None if until is None else 1_000_000 + until)
+    seconds = booked_seconds(facts, recipe, all_branches(layout, facts, recipe), None if until is None else 1_000_000 + until)
     return {cause: pytest.approx(spent, abs=1e-3) for cause, spent in seconds.items() if spent > 0}
 
 
@@ -130,7 +130,7 @@ def test_a_clock_that_was_set_back_books_nothing_twice(recipe: Recipe, layout: R
         AttemptEnded(at=at(20), attempt=1, outcome="completed", exit_code=0),
     ]
     write(layout, 1, (1, 14), (2, -3580), (3, -3578), (4, 18))
-    seconds = booked_seconds(facts, layout, recipe, 1_000_000 + 25)
+    seconds = booked_seconds(facts, recipe, all_branches(layout, facts, recipe), 1_000_000 + 25)
     assert min(seconds.values()) >= 0
     assert sum(seconds.values()) == pytest.approx(25)
 
@@ -138,11 +138,11 @@ def test_a_clock_that_was_set_back_books_nothing_twice(recipe: Recipe, layout: R
 def test_the_shares_sum_to_one(recipe: Recipe, layout: RunLayout) -> None:
     facts: list[Fact] = [CREATED, AttemptStarted(at=at(7), attempt=1, stage="stage1", checkpoint=None, first_step=1)]
     write(layout, 1, *((step, 10 + 2.5 * step) for step in range(1, 20)))
-    shares = goodput(facts, layout, recipe, 1_000_000 + 100)
+    shares = goodput(facts, recipe, all_branches(layout, facts, recipe), 1_000_000 + 100)
     assert sum(shares.values()) == pytest.approx(1, abs=1e-9)
     assert shares["productive"] == pytest.approx(0.38)
 
 
-def test_before_anything_happened_there_is_nothing_to_share(recipe: Recipe, layout: RunLayout) -> None:
-    assert goodput([], layout, recipe, 5.0) == {}
-    assert goodput([CREATED], layout, recipe) == {}
+def test_before_anything_happened_there_is_nothing_to_share(recipe: Recipe) -> None:
+    assert goodput([], recipe, {}, 5.0) == {}
+    assert goodput([CREATED], recipe, {}) == {}
