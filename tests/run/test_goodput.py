@@ -1,27 +1,14 @@
 """Every second has one cause: hand-made ledgers with known answers."""
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
-from k2.recipe.load import load_recipe
 from k2.recipe.schema import Recipe
 from k2.run.goodput import booked_seconds, goodput
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptEnded, AttemptStarted, DutyFailed, Fact, IncidentClosed, IncidentDecided, IncidentOpened, RunCreated
 from k2.run.records import StepRecord, all_branches
-
-
-@pytest.fixture
-def recipe() -> Recipe:
-    """Stage 1 has 3 chunks of 8 steps; a rescue every 4."""
-    return load_recipe(str(Path(__file__).parents[1] / "mini.toml"))
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> RunLayout:
-    return RunLayout(tmp_path)
 
 
 def at(seconds: float) -> str:

@@ -1,24 +1,14 @@
 """What is next, for every state a run can be in: decided from facts and holdings alone."""
 
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
-
-from k2.recipe.load import load_recipe
 from k2.recipe.schema import Recipe
 from k2.run.holdings import DUTIES, HeldCheckpoint, Holdings
 from k2.run.ledger import AttemptStarted, Fact, IncidentClosed, IncidentDecided, IncidentOpened
 from k2.run.plan import Ask, Done, Heal, Prepare, Release, Settle, Train, duties_of, next_action, owed_duties
 
-MINI = str(Path(__file__).parents[1] / "mini.toml")
 OPENED = IncidentOpened(incident=1, stage="stage1", attempt=1, kind="malignant.long", onset_step=12, verdict_step=16)
 ROLLBACK = IncidentDecided(incident=1, action="rollback", checkpoint="ckpt_001", data="skip")
-
-
-@pytest.fixture(scope="module")
-def recipe() -> Recipe:
-    return load_recipe(MINI)
 
 
 def chunk(number: int, stage: str, step: int, settled: tuple[str, ...] = ()) -> HeldCheckpoint:
