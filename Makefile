@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= demo
 
-.PHONY: demo test unit journeys lint clean
+.PHONY: demo test unit journeys golden lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/k2 run k2_tiny --run $(RUN) --ui
@@ -20,6 +20,9 @@ unit: $(VENV)/.test-installed
 
 journeys: $(VENV)/.test-installed .venv-s3/.installed
 	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 900
+
+golden: $(VENV)/.test-installed
+	$(BIN)/python -m pytest tests/journey/test_golden.py -m slow --regenerate-golden
 
 lint: $(VENV)/.test-installed
 	$(BIN)/ruff format --check .

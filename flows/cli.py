@@ -146,6 +146,7 @@ def _add_checkpoint_commands(commands: "argparse._SubParsersAction[argparse.Argu
     evaluate = _command(commands, "eval", "score what is unscored", "evaluate")
     evaluate.add_argument("run")
     evaluate.add_argument("--checkpoint", action="append", default=[], help="only these (default: all)")
+    evaluate.add_argument("--suite", help="the suite to score with (default, and so far only: the recipe's)")
     publish = _command(commands, "publish", "upload what is unpublished, and compare every digest", "publish")
     publish.add_argument("run")
     publish.add_argument("--checkpoint", action="append", default=[], help="only these (default: all)")

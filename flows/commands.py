@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from k2.recipe.load import differences, load_place, load_recipe, shipped_recipes
+from k2.recipe.load import RecipeError, differences, load_place, load_recipe, shipped_recipes
 from k2.run.layout import RunLayout, run_root
 from k2.run.opening import create_or_open, existing_runs, open_run
 from k2.run.status import Status, read_status
@@ -190,6 +190,9 @@ def evaluate(arguments: Namespace) -> int:
     from k2.eval.scores import read_scores
 
     layout = _layout(arguments)
+    suite = open_run(layout)[0].evaluation.suite
+    if arguments.suite not in (None, suite):
+        raise RecipeError(f"--suite {arguments.suite}: this run's recipe scores with {suite!r}; a run has one suite, leave --suite out")
     settle_plainly(layout, ("verified", "exported", "evaluated"), tuple(arguments.checkpoint), say)
     rows = [row for row in read_scores(layout) if not arguments.checkpoint or row.checkpoint in arguments.checkpoint]
     if arguments.json:
@@ -291,7 +294,11 @@ def data_seen(arguments: Namespace) -> int:
     else:
         raise ValueError("say what to look for: --stage S --step N, or --document ID")
     found = list(rows)
-    show_lines(found)
+    if arguments.json:
+        show_lines(found)
+    for one in () if arguments.json else found:
+        tokens = f"tokens {one.token_start}-{one.token_end}"
+        print(f"{one.stage} step {one.step:>6}  chunk {one.chunk:03d} row {one.row:>6}  {one.subset:20} {one.document}  {tokens}")
     if not found:
         say("nothing: no trained step of the accepted lineage is meant (it is skipped, or not trained yet)")
     return 0

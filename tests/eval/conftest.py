@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = os.environ["TQDM_DISABLE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = os.environ["TQDM_DISABLE"] = "1"
 _CACHE = tempfile.TemporaryDirectory(prefix="k2-test-datasets-")  # removed when the tests end
 os.environ["HF_DATASETS_CACHE"] = _CACHE.name
 

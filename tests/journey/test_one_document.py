@@ -21,7 +21,7 @@ FIRST_PROSE = json.loads((TESTS / "corpus" / "prose.jsonl").read_text().splitlin
 
 
 def lines(machine: Machine, *arguments: str) -> list[dict[str, Any]]:
-    done = machine.k2(*arguments)
+    done = machine.k2(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -57,7 +57,7 @@ def test_one_document_there_and_back(reference: Machine) -> None:
     assert checkpoint.facts["step"] == (seen["position"] + 1) * stage.steps_per_chunk >= seen["step"]
 
     # 12-14: exported, scored, published, shown
-    assert {row["checkpoint"] for row in lines(reference, "eval", "mini", "--json")} >= {name}
+    assert {row["checkpoint"] for row in lines(reference, "eval", "mini")} >= {name}
     status = reference.status("mini")
     [held] = [c for c in status["checkpoints"] if c["name"] == name]  # type: ignore[attr-defined]
     assert held["obligations"] == dict.fromkeys(("verified", "exported", "evaluated", "published", "shown"), True)

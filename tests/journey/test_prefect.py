@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -92,41 +92,49 @@ def test_what_the_ui_shows(machine: Machine) -> None:
     assert {"prepare data", "stage1 chunk 000", "watch stage1 attempt 1"} <= seen["tasks"]
 
 
-def test_a_deployment_triggered_over_rest_trains_survives_a_dead_server_and_is_recorded(machine: Machine, reference: Machine) -> None:
-    assert machine.k2("up", "--port", "0").returncode == 0
-    try:
-        url = json.loads(machine.k2("up", "--port", "0", "--json").stdout)["url"]
-        run = trigger_mini(machine, url)
-        machine.wait_for_step("mini", "stage1", 25)
-        kill_server(machine)
-        time.sleep(5)
-        assert machine.k2("up", "--port", "0").returncode == 0  # the same address: worker and flow are still there
-        wait_until(lambda: ask(url, f"/flow_runs/{run}")["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED"), 240)
-        assert ask(url, f"/flow_runs/{run}")["state"]["type"] == "COMPLETED"
-        names = {one["name"] for one in ask(url, "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}, "limit": 200})}
-        assert {"stage1 chunk 000", "evaluate ckpt_004", "publish ckpt_004", "release"} <= names
-        keys = {one["key"] for one in ask(url, "/artifacts/filter", {})}
-        assert {"mini-loss", "mini-scores", "mini-progress", "mini-page"} <= keys
-    finally:
-        machine.k2("down")
-    assert machine.losses("mini") == reference.losses("mini")
+@pytest.fixture
+def url(machine: Machine) -> Iterator[str]:
+    """The address of a service: server, deployments, worker."""
+    up = machine.k2("up", "--port", "0", "--json")
+    assert up.returncode == 0, up.stderr
+    yield json.loads(up.stdout)["url"]
+    machine.k2("down")
     assert server_processes(machine) == []
 
 
-def test_a_run_suspended_in_the_ui_stops_saved_and_goes_on_when_resumed_there(machine: Machine, reference: Machine) -> None:
-    assert machine.k2("up", "--port", "0").returncode == 0
-    try:
-        url = json.loads(machine.k2("up", "--port", "0", "--json").stdout)["url"]
-        run = trigger_mini(machine, url)
-        machine.wait_for_step("mini", "stage1", 15)
-        ask(url, f"/flow_runs/{run}/set_state", {"state": {"type": "PAUSED", "name": "Suspended"}, "force": True})
-        wait_until(lambda: machine.processes("trainer", "mini") == [] and machine.status("mini")["state"] == "stopped", 60)
-        assert ask(url, f"/flow_runs/{run}")["state"]["name"] == "Suspended"
-        ask(url, f"/flow_runs/{run}/resume", {})
-        wait_until(lambda: ask(url, f"/flow_runs/{run}")["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED"), 240)
-        assert ask(url, f"/flow_runs/{run}")["state"]["type"] == "COMPLETED"
-    finally:
-        machine.k2("down")
+def completed(url: str, run: str) -> bool:
+    wait_until(lambda: ask(url, f"/flow_runs/{run}")["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED"), 240)
+    return bool(ask(url, f"/flow_runs/{run}")["state"]["type"] == "COMPLETED")
+
+
+def test_a_server_that_comes_back_learns_how_the_run_ended(machine: Machine, reference: Machine, url: str) -> None:
+    run = trigger_mini(machine, url)
+    machine.wait_for_step("mini", "stage1", 25)
+    kill_server(machine)
+    time.sleep(5)
+    assert machine.k2("up", "--port", "0").returncode == 0  # the same address: worker and flow are still there
+    assert completed(url, run)
+    assert machine.losses("mini") == reference.losses("mini")
+
+
+def test_a_deployment_triggered_over_rest_runs_to_its_release(machine: Machine, reference: Machine, url: str) -> None:
+    run = trigger_mini(machine, url)
+    assert completed(url, run)
+    names = {one["name"] for one in ask(url, "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}, "limit": 200})}
+    assert {"stage1 chunk 000", "evaluate ckpt_004", "publish ckpt_004", "release"} <= names
+    keys = {one["key"] for one in ask(url, "/artifacts/filter", {})}
+    assert {"mini-loss", "mini-scores", "mini-progress", "mini-page"} <= keys
+    assert machine.losses("mini") == reference.losses("mini")
+
+
+def test_a_run_suspended_in_the_ui_stops_saved_and_goes_on_when_resumed_there(machine: Machine, reference: Machine, url: str) -> None:
+    run = trigger_mini(machine, url)
+    machine.wait_for_step("mini", "stage1", 15)
+    ask(url, f"/flow_runs/{run}/set_state", {"state": {"type": "PAUSED", "name": "Suspended"}, "force": True})
+    wait_until(lambda: machine.processes("trainer", "mini") == [] and machine.status("mini")["state"] == "stopped", 60)
+    assert ask(url, f"/flow_runs/{run}")["state"]["name"] == "Suspended"
+    ask(url, f"/flow_runs/{run}/resume", {})
+    assert completed(url, run)
     assert machine.losses("mini") == reference.losses("mini")
 
 
