@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from k2.data.chunk import chunk_receipt, read_index
 from k2.recipe.schema import MixEntry, Recipe, Stage
+from k2.run.durable import UNFINISHED
 from k2.run.layout import RunLayout
 from k2.run.receipt import RECEIPT, BrokenOutput, Receipt, check_files, find_receipt, read_receipt
 
@@ -136,7 +137,7 @@ def _samples_of(recipe: Recipe, layout: RunLayout, stage: Stage, chunk: int) -> 
 
 
 def _is_receipt(path: Path) -> bool:
-    unfinished = any(part.startswith(".tmp-") for part in path.parts)
+    unfinished = any(part.startswith(UNFINISHED) for part in path.parts)
     return not unfinished and (path.name == RECEIPT or _CHUNK_RECEIPT.fullmatch(path.name) is not None)
 
 

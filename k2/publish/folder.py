@@ -6,14 +6,13 @@ there. What was written is read again and hashed.
 
 import os
 import shutil
-import uuid
 from pathlib import Path
 
 from k2.publish.deliver import Delivered, deliver, inspect
 from k2.publish.failure import PublishFailed
 from k2.publish.parcel import Item, Parcel
 from k2.publish.target import FolderTarget
-from k2.run.durable import sync_file, sync_folder
+from k2.run.durable import name_beside, sync_file, sync_folder
 from k2.run.receipt import digest_file
 
 
@@ -84,4 +83,4 @@ def inspect_folder(target: FolderTarget, parcel: Parcel) -> list[str]:
 
 def _beside(place: Path) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
-    return place.parent / f".tmp-{place.name}-{uuid.uuid4().hex[:8]}"
+    return name_beside(place)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_PREFIX = ".tmp-"
+UNFINISHED = ".tmp-"  # how the names of what is still being written begin
 
 
 def sync_file(path: Path) -> None:
@@ -29,10 +29,15 @@ def sync_folder(path: Path) -> None:
     sync_file(path)
 
 
+def name_beside(target: Path) -> Path:
+    """A new hidden name in the folder of `target`, for what is to be renamed to it."""
+    return target.parent / f"{UNFINISHED}{target.name}-{uuid.uuid4().hex[:8]}"
+
+
 def write_durably(path: Path, content: bytes) -> None:
     """Replace `path` by `content` at once: readers see the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.parent / f"{_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}"
+    beside = name_beside(path)
     try:
         with beside.open("wb") as file:
             file.write(content)
@@ -47,7 +52,7 @@ def write_durably(path: Path, content: bytes) -> None:
 
 def open_beside(target: Path) -> Path:
     """A new, empty, hidden folder beside `target`, to be filled and then given to `commit_folder`."""
-    beside = target.parent / f"{_PREFIX}{target.name}-{uuid.uuid4().hex[:8]}"
+    beside = name_beside(target)
     beside.mkdir(parents=True)
     return beside
 
@@ -77,7 +82,7 @@ def durable_folder(target: Path) -> Iterator[Path]:
 
 def sweep(folder: Path) -> list[Path]:
     """Remove what interrupted writers left directly under `folder`. Call it only while holding the run's lease."""
-    left = sorted(folder.glob(f"{_PREFIX}*")) if folder.is_dir() else []
+    left = sorted(folder.glob(f"{UNFINISHED}*")) if folder.is_dir() else []
     for path in left:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -88,7 +93,7 @@ def sweep(folder: Path) -> list[Path]:
 
 def remove_folder(path: Path) -> None:
     """Remove a finished folder at once for every reader: it is renamed first, and what a crash leaves of it is swept."""
-    gone = path.parent / f"{_PREFIX}{path.name}-{uuid.uuid4().hex[:8]}"
+    gone = name_beside(path)
     path.rename(gone)
     sync_folder(path.parent)
     shutil.rmtree(gone, ignore_errors=True)
