@@ -1,12 +1,11 @@
 """The scores of a run as rows, read from the receipts: what `k2 eval --json`, the page and the model card show. Torch-free."""
 
-from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from k2.run.layout import RunLayout
-from k2.run.receipt import RECEIPT, Receipt, find_receipt
+from k2.run.receipt import Receipt, receipts_in
 
 
 class Score(BaseModel):
@@ -35,7 +34,7 @@ class ScoreRow(Score):
 
 def read_scores(layout: RunLayout) -> list[ScoreRow]:
     """Every score of the run, by tokens trained, then in the order in which they were written."""
-    receipts = [receipt for receipt in _receipts(layout) if receipt.kind == "scores"]
+    receipts = [receipt for receipt in receipts_in(layout.all_scores) if receipt.kind == "scores"]
     ordered = sorted(receipts, key=lambda r: (r.facts["tokens"], r.name))
     return [line for receipt in ordered for line in rows_of(receipt)]
 
@@ -51,10 +50,3 @@ def rows_of(receipt: Receipt) -> list[ScoreRow]:
         "suite": facts["suite"],
     }
     return [ScoreRow.model_validate({**score, **belongs}) for score in facts["scores"]]
-
-
-def _receipts(layout: RunLayout) -> Iterator[Receipt]:
-    for path in sorted(layout.all_scores.glob(f"*/{RECEIPT}")):
-        receipt = None if path.parent.name.startswith(".") else find_receipt(path)
-        if receipt is not None:
-            yield receipt

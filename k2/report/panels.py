@@ -12,7 +12,7 @@ from k2.report.curves import ScorePoint, score_curve
 from k2.report.lineage import Lineage
 from k2.report.words import number
 from k2.run.layout import RunLayout
-from k2.run.receipt import RECEIPT, Receipt, find_receipt
+from k2.run.receipt import Receipt, receipts_in
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class ScorePanel:
 
 def score_panels(layout: RunLayout, lineage: Lineage) -> list[ScorePanel]:
     """One panel for each task, metric and number of shots."""
-    receipts = [find_receipt(path) for path in layout.all_scores.glob(f"*/{RECEIPT}") if not path.parent.name.startswith(".")]
-    scored = sorted((r for r in receipts if r), key=lambda r: lineage.of(r.facts["stage"]).run_step(r.facts["step"]))
+    scored = sorted(receipts_in(layout.all_scores), key=lambda r: lineage.of(r.facts["stage"]).run_step(r.facts["step"]))
     panels: dict[tuple[str, str, int], list[tuple[Receipt, dict[str, Any]]]] = {}
     for receipt in scored:
         for score in receipt.facts["scores"]:

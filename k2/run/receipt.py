@@ -6,7 +6,7 @@ Following `inputs` from receipt to receipt is how one walks from a score back to
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -101,6 +101,14 @@ def find_receipt(path: Path) -> Receipt | None:
         return read_receipt(path)
     except BrokenOutput:
         return None
+
+
+def receipts_in(folder: Path) -> Iterator[Receipt]:
+    """The receipts of the finished outputs directly below `folder`, by name. What is hidden is still being written."""
+    for path in sorted(folder.glob(f"*/{RECEIPT}")):
+        receipt = None if path.parent.name.startswith(".") else find_receipt(path)
+        if receipt is not None:
+            yield receipt
 
 
 def check_files(folder: Path, receipt: Receipt) -> list[str]:
