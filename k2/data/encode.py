@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +39,10 @@ class EncodedDocument:
     position: int
     tokens: int
     form: str
+
+    def line(self) -> bytes:
+        """The document as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False).encode() + b"\n"
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,8 @@ def _write_stream(folder: Path, source: Path, encode: Callable[[Document], tuple
         for number, document in enumerate(read_documents(source)):
             ids, form = encode(document)
             np.asarray(ids, dtype="<u2").tofile(tokens)
-            _write_line(documents, EncodedDocument(number, document.id, document.source, document.position, len(ids), form))
+            documents.write(EncodedDocument(number, document.id, document.source, document.position, len(ids), form).line())
             starts.append(starts[-1] + len(ids))
             forms[form] += 1
     np.save(folder / _STARTS, np.asarray(starts, dtype=np.int64))
     return starts
-
-
-def _write_line(file: IO[bytes], document: EncodedDocument) -> None:
-    file.write(json.dumps(asdict(document), ensure_ascii=False).encode() + b"\n")

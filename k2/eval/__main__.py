@@ -86,7 +86,7 @@ def quiet_environment(layout: RunLayout, inherited: Mapping[str, str]) -> dict[s
         "OMP_NUM_THREADS": inherited.get("OMP_NUM_THREADS", "1"),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
-        "HF_DATASETS_CACHE": str((layout.suite("x").parent / ".cache").resolve()),
+        "HF_DATASETS_CACHE": str((layout.all_suites / ".cache").resolve()),
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",

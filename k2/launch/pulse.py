@@ -13,9 +13,11 @@ from pathlib import Path
 from k2.run.records import RecordTail, StepRecord
 
 _REMEMBERED_GAPS = 1000
+_FLOOR_SECONDS = 60.0
+_STARTUP_SECONDS = 180.0  # until the first record: libraries are imported, a checkpoint is loaded
 
 
-def stall_limit(gaps_seconds: Sequence[float], floor_seconds: float = 60.0, startup_seconds: float = 180.0) -> float:
+def stall_limit(gaps_seconds: Sequence[float], floor_seconds: float = _FLOOR_SECONDS, startup_seconds: float = _STARTUP_SECONDS) -> float:
     """How long silence is no stall: 5 x the 99th percentile of the gaps between records, and at least the floor.
 
     Gaps count, not the steps' own seconds: a checkpoint between two steps is no stall.
@@ -27,7 +29,9 @@ def stall_limit(gaps_seconds: Sequence[float], floor_seconds: float = 60.0, star
     return max(5 * p99, floor_seconds)
 
 
-def stalled(gaps_seconds: Sequence[float], silent_seconds: float, floor_seconds: float = 60.0, startup_seconds: float = 180.0) -> bool:
+def stalled(
+    gaps_seconds: Sequence[float], silent_seconds: float, floor_seconds: float = _FLOOR_SECONDS, startup_seconds: float = _STARTUP_SECONDS
+) -> bool:
     """Whether a silence of `silent_seconds` after records with these gaps means that the trainer hangs."""
     return silent_seconds > stall_limit(gaps_seconds, floor_seconds, startup_seconds)
 
@@ -36,7 +40,11 @@ class Pulse:
     """Follows one attempt's records. Call `observe` every second or so; it reads only what is new."""
 
     def __init__(
-        self, records: Path, floor_seconds: float = 60.0, startup_seconds: float = 180.0, clock: Callable[[], float] = time.monotonic
+        self,
+        records: Path,
+        floor_seconds: float = _FLOOR_SECONDS,
+        startup_seconds: float = _STARTUP_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tail, self._clock = RecordTail(records), clock
         self._floor, self._startup = floor_seconds, startup_seconds

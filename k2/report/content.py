@@ -14,17 +14,17 @@ from k2.report.curves import Drawn, gradient_curve, hover_points, learning_rate_
 from k2.report.energy import EnergyUse, energy_use, seconds_of
 from k2.report.lineage import Lineage, read_lineage
 from k2.report.panels import ScorePanel, score_panels
-from k2.report.story import Event, IncidentStory, incident_stories, timeline
-from k2.report.tables import CheckpointRow, StageMix, checkpoint_row, stage_mix
+from k2.report.story import IncidentStory, TimelineEntry, incident_stories, timeline
+from k2.report.tables import CheckpointRow, MixTable, checkpoint_row, stage_mix
 from k2.report.words import count, duration, loss, number, percent
 from k2.run.goodput import booked_seconds
 from k2.run.holdings import DUTIES, Duty
-from k2.run.layout import RunLayout
+from k2.run.layout import RunLayout, checkpoint_name
 from k2.run.ledger import Fact, StepsSkipped
 from k2.run.receipt import Receipt, find_receipt
 from k2.run.status import Status, status_of
 
-CAUSES = {
+CAUSE_WORDS = {
     "productive": "steps that count",
     "rework_spike": "steps given up after a spike",
     "rework_fault": "steps lost to a crash or stop",
@@ -91,14 +91,14 @@ class Content:
     skips: bool
     incidents: tuple[IncidentStory, ...]
     scores: tuple[ScorePanel, ...]
-    mixes: tuple[StageMix, ...]
+    mixes: tuple[MixTable, ...]
     mix_counted: bool
     checkpoints: tuple[CheckpointRow, ...]
     duties: tuple[Duty, ...]
     time: tuple[TimeShare, ...]
     speeds: tuple[Figure, ...]
     energy: EnergyUse
-    events: tuple[Event, ...]
+    events: tuple[TimelineEntry, ...]
     released: bool
 
 
@@ -187,7 +187,7 @@ def _strip(lineage: Lineage, position: int) -> Strip:
     part = lineage.stages[position]
     stage, first = part.stage, sum(earlier.stage.chunks for earlier in lineage.stages[:position])
     cells = tuple(
-        Cell(f"chunk {chunk} of {stage.name} → ckpt_{first + chunk + 1:03d}", _clip(part.reached / stage.steps_per_chunk - chunk))
+        Cell(f"chunk {chunk} of {stage.name} → {checkpoint_name(first + chunk + 1)}", _clip(part.reached / stage.steps_per_chunk - chunk))
         for chunk in range(stage.chunks)
     )
     return Strip(stage.name, f"{stage.chunks} × {stage.steps_per_chunk:,} steps, context {stage.context:,}", stage.steps, cells)
@@ -199,7 +199,7 @@ def _clip(share: float) -> float:
 
 def _time_shares(seconds: Mapping[str, float]) -> tuple[TimeShare, ...]:
     total = sum(seconds.values())
-    shares = [TimeShare(cause, CAUSES[cause], value, value / total) for cause, value in seconds.items() if value > 0]
+    shares = [TimeShare(cause, CAUSE_WORDS[cause], value, value / total) for cause, value in seconds.items() if value > 0]
     return tuple(sorted(shares, key=lambda share: -share.seconds))
 
 

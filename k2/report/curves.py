@@ -57,7 +57,7 @@ def loss_curve(lineage: Lineage, facts: list[Fact]) -> Drawn:
 
 def gradient_curve(lineage: Lineage, facts: list[Fact]) -> Drawn:
     """Gradient norm before clipping, on a logarithmic axis."""
-    abandoned = [points for points in _abandoned(lineage, facts, lambda record: record.grad_norm)]
+    abandoned = list(_abandoned(lineage, facts, lambda record: record.grad_norm))
     lines = [
         *_lines(lineage, "raw", lambda record: record.grad_norm),
         *(Line(points, "abandoned") for points in abandoned),

@@ -50,7 +50,7 @@ class IncidentStory:
 
 
 @dataclass(frozen=True)
-class Event:
+class TimelineEntry:
     """One line of the ledger."""
 
     at: str
@@ -130,9 +130,9 @@ def _numbers(lineage: Lineage, facts: list[Fact], incident: IncidentOpened) -> d
     return shown
 
 
-def timeline(facts: list[Fact]) -> tuple[Event, ...]:
+def timeline(facts: list[Fact]) -> tuple[TimelineEntry, ...]:
     """The whole ledger, oldest first."""
-    return tuple(Event(fact.at[:19].replace("T", " "), *_event(fact)) for fact in facts)
+    return tuple(TimelineEntry(fact.at[:19].replace("T", " "), *_event(fact)) for fact in facts)
 
 
 def _event(fact: Fact) -> tuple[str, str]:

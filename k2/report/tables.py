@@ -28,7 +28,7 @@ class MixRow:
 
 
 @dataclass(frozen=True)
-class StageMix:
+class MixTable:
     stage: str
     rows: tuple[MixRow, ...]
     unpublished_tokens: float
@@ -56,12 +56,12 @@ class CheckpointRow:
     duties: tuple[DutyMark, ...]
 
 
-def stage_mix(recipe: Recipe, stage: Stage, chunks: Receipt | None) -> StageMix:
+def stage_mix(recipe: Recipe, stage: Stage, chunks: Receipt | None) -> MixTable:
     """The declared mix beside what the chunks hold."""
     counted = _path(chunks.facts if chunks else {}, "stages", stage.name, "subsets")
     domains = {subset.name: subset.domain for subset in recipe.data.subsets}
     rows = tuple(_mix_row(stage, entry, domains[entry.subset], counted.get(entry.subset, {})) for entry in stage.mix)
-    return StageMix(
+    return MixTable(
         stage=stage.name,
         rows=rows,
         unpublished_tokens=stage.unpublished_tokens,

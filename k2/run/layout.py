@@ -104,9 +104,13 @@ class RunLayout:
         """Which documents lie in which rows."""
         return self.chunks(stage) / f"chunk_{chunk:03d}.index.npy"
 
+    @property
+    def all_suites(self) -> Path:
+        return self.root / "suites"
+
     def suite(self, suite: str) -> Path:
         """Folder of the evaluation suite's task files and data."""
-        return self.root / "suites" / suite
+        return self.all_suites / suite
 
     # training
     def metrics_folder(self, stage: str) -> Path:

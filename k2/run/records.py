@@ -70,8 +70,7 @@ def last_record(path: Path) -> StepRecord | None:
         while start > 0:
             start = max(0, size - max(_END_BYTES, 2 * (size - start)))
             file.seek(start)
-            lines = file.read(size - start).split(b"\n")
-            for line in reversed(lines if start == 0 else lines[1:]):
+            for line in reversed(file.read(size - start).splitlines()):
                 record = parse_record(line)
                 if record is not None:
                     return record

@@ -53,7 +53,6 @@ class Engine:
 
     def __init__(self, recipe: Recipe, stage: Stage) -> None:
         self._engine = _initialize(recipe, stage)
-        self._micro_batch, self._micro_batches = stage.micro_batch_samples, recipe.layout.micro_batches(stage)
         _assert_traps(self._engine, recipe)
 
     @property

@@ -18,7 +18,7 @@ from k2.watch.policy import first_unanswered
 from k2.watch.spikes import Detector, observe
 
 VERDICT = "verdict"  # the reason of the watcher's stop request
-POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 class Ended(Protocol):
@@ -38,7 +38,7 @@ class Segment(Protocol):
     def first_step(self) -> int: ...
 
 
-def follow(path: Path, stop: Ended, poll_seconds: float = POLL_SECONDS) -> Iterator[StepRecord]:
+def follow(path: Path, stop: Ended) -> Iterator[StepRecord]:
     """The records in `path` as they are written, until `stop` is set and the file is read to its end.
 
     The file need not exist yet. A line without its newline is left for later; a line that is no record is passed over.
@@ -48,7 +48,7 @@ def follow(path: Path, stop: Ended, poll_seconds: float = POLL_SECONDS) -> Itera
         yield from tail.new()
         if ended:
             return
-        ended = stop.wait(poll_seconds)
+        ended = stop.wait(_POLL_SECONDS)
 
 
 def watch_attempt(recipe: Recipe, facts: list[Fact], layout: RunLayout, train: Segment, ended: Ended) -> Event | None:

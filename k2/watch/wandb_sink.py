@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -122,9 +121,9 @@ def _environment(layout: RunLayout, mode: str) -> dict[str, str]:
     return dict(os.environ) | own | {"WANDB_MODE": mode, "WANDB_SILENT": "true", "WANDB_DIR": str(layout.wandb.parent)}
 
 
-def _folders(layout: RunLayout, attempt: int) -> Iterator[Path]:
+def _folders(layout: RunLayout, attempt: int) -> list[Path]:
     """What W&B wrote of the attempt offline, complete or not."""
-    yield from list(layout.wandb.glob(f"offline-run-*-{run_id(layout.name, attempt)}"))
+    return list(layout.wandb.glob(f"offline-run-*-{run_id(layout.name, attempt)}"))
 
 
 def _mark(layout: RunLayout, attempt: int) -> Path:
