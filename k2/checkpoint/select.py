@@ -55,11 +55,10 @@ def prunable(recipe: Recipe, holdings: Holdings) -> tuple[str, ...]:
 
     Kept are those of the last two chunks and twice the detector's reach (persistence and margin) before them.
     """
-    before = _steps_before(recipe)
-    newest = max((before[c.stage] + c.step for c in holdings.checkpoints), default=0)
+    newest = max((_run_step(recipe, c) for c in holdings.checkpoints), default=0)
 
     def too_old(checkpoint: HeldCheckpoint) -> bool:
-        return newest - before[checkpoint.stage] - checkpoint.step > _kept_steps(recipe, recipe.stage(checkpoint.stage))
+        return newest - _run_step(recipe, checkpoint) > _kept_steps(recipe, recipe.stage(checkpoint.stage))
 
     return tuple(c.name for c in holdings.checkpoints if c.kind != "chunk" and too_old(c))
 
@@ -68,13 +67,9 @@ def _kept_steps(recipe: Recipe, stage: Stage) -> int:
     return 2 * stage.steps_per_chunk + 2 * (recipe.spikes.persistence_steps + recipe.spikes.margin_steps)
 
 
-def _steps_before(recipe: Recipe) -> dict[str, int]:
-    """Planned steps of the run before each stage."""
-    before, total = {}, 0
-    for stage in recipe.stages:
-        before[stage.name] = total
-        total += stage.steps
-    return before
+def _run_step(recipe: Recipe, checkpoint: HeldCheckpoint) -> int:
+    """The checkpoint's step, counted on through the stages."""
+    return sum(stage.steps for stage in recipe.stages_before(checkpoint.stage)) + checkpoint.step
 
 
 def _folders(layout: RunLayout) -> list[Path]:

@@ -297,14 +297,13 @@ class Recipe(Part):
                 return stage
         raise ValueError(f"no stage {name!r} in recipe {self.name!r}; it has {', '.join(s.name for s in self.stages)}")
 
+    def stages_before(self, name: str) -> tuple[Stage, ...]:
+        """The stages that are trained before the one of that name."""
+        return self.stages[: self.stages.index(self.stage(name))]
+
     def first_checkpoint_number(self, stage_name: str) -> int:
         """Checkpoints run on through the stages: the number of chunks trained before this stage."""
-        total = 0
-        for stage in self.stages:
-            if stage.name == stage_name:
-                return total
-            total += stage.chunks
-        raise ValueError(f"no stage {stage_name!r} in recipe {self.name!r}")
+        return sum(stage.chunks for stage in self.stages_before(stage_name))
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:

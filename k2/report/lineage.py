@@ -99,12 +99,12 @@ class Lineage:
 
 def read_lineage(recipe: Recipe, layout: RunLayout, facts: list[Fact]) -> Lineage:
     """Read every stage's records, once."""
-    parts, before, tokens = [], 0, 0
     records = all_branches(layout, facts, recipe)
+    parts = []
     for stage in recipe.stages:
+        earlier = recipe.stages_before(stage.name)
+        before, tokens = sum(one.steps for one in earlier), sum(one.tokens for one in earlier)
         parts.append(StageLineage(stage, before, tokens, accepted_of(records[stage.name], facts, stage.name), records[stage.name]))
-        before += stage.steps
-        tokens += stage.tokens
     return Lineage(tuple(parts))
 
 

@@ -49,9 +49,7 @@ def run_id(run: str, attempt: int) -> str:
 def metrics_of(recipe: Recipe, record: StepRecord) -> dict[str, float]:
     """One record under K2's names. `samples` counts planned samples over the stages, as Megatron's consumed samples do."""
     stage = recipe.stage(record.stage)
-    before = 0
-    for earlier in recipe.stages[: recipe.stages.index(stage)]:
-        before += earlier.steps * earlier.batch_samples
+    before = sum(earlier.steps * earlier.batch_samples for earlier in recipe.stages_before(record.stage))
     row: dict[str, float] = {"step": record.step, "samples": before + record.step * stage.batch_samples, "tokens": record.tokens}
     for name, field in _NAMES.items():
         row[name] = row[f"{name} vs samples"] = getattr(record, field)
