@@ -71,9 +71,9 @@ def status(arguments: Namespace) -> int:
 
 def stop(arguments: Namespace) -> int:
     """k2 stop"""
-    from k2.run.control import last_attempt, request_stop
+    from k2.run.control import request_stop
     from k2.run.lease import is_held
-    from k2.run.ledger import read_facts
+    from k2.run.ledger import last_attempt, read_facts
 
     layout = _layout(arguments)
     recipe, _ = open_run(layout)

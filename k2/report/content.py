@@ -12,7 +12,7 @@ from k2.recipe.load import digest
 from k2.recipe.schema import Recipe
 from k2.report.curves import Drawn, gradient_curve, hover_points, learning_rate_curve, loss_curve
 from k2.report.energy import EnergyUse, energy_use, seconds_of
-from k2.report.lineage import Lineage, read_lineage
+from k2.report.lineage import Lineage, StageLineage, read_lineage
 from k2.report.panels import ScorePanel, score_panels
 from k2.report.story import IncidentStory, TimelineEntry, incident_stories, timeline
 from k2.report.tables import CheckpointRow, MixTable, checkpoint_row, stage_mix
@@ -119,7 +119,7 @@ def read_content(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: floa
         figures=tuple(_figures(lineage, status, stories)),
         progress=lineage.reached / lineage.total_steps,
         time_left=_time_left(lineage, status),
-        strips=tuple(_strip(lineage, position) for position in range(len(lineage.stages))),
+        strips=tuple(_strip(recipe, part) for part in lineage.stages),
         loss=loss_curve(lineage, facts) if begun else None,
         gradient=gradient_curve(lineage, facts) if begun else None,
         rate=learning_rate_curve(lineage, facts) if begun else None,
@@ -183,9 +183,8 @@ def _time_left(lineage: Lineage, status: Status) -> str | None:
     return duration(left) if left and status.state == "training" else None
 
 
-def _strip(lineage: Lineage, position: int) -> Strip:
-    part = lineage.stages[position]
-    stage, first = part.stage, sum(earlier.stage.chunks for earlier in lineage.stages[:position])
+def _strip(recipe: Recipe, part: StageLineage) -> Strip:
+    stage, first = part.stage, recipe.first_checkpoint_number(part.stage.name)
     cells = tuple(
         Cell(f"chunk {chunk} of {stage.name} → {checkpoint_name(first + chunk + 1)}", _clip(part.reached / stage.steps_per_chunk - chunk))
         for chunk in range(stage.chunks)

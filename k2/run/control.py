@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from k2.run.durable import write_durably
 from k2.run.layout import RunLayout
-from k2.run.ledger import AttemptStarted, Fact
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,3 @@ def read_stop_request(layout: RunLayout) -> StopRequest | None:
 def clear_stop_request(layout: RunLayout) -> None:
     """Forget a request that was answered, or is older than this driver."""
     layout.stop_request.unlink(missing_ok=True)
-
-
-def last_attempt(facts: list[Fact]) -> int:
-    """The number of the newest attempt, 0 before the first."""
-    return max((fact.attempt for fact in facts if isinstance(fact, AttemptStarted)), default=0)

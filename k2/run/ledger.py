@@ -8,6 +8,7 @@ off before the next append; it was never a fact.
 import hashlib
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -156,6 +157,11 @@ def append_facts(path: Path, *facts: Fact) -> list[Fact]:
 def ledger_head(path: Path) -> str:
     """Digest of the last line: names the whole history up to it."""
     return _read(path)[2]
+
+
+def last_attempt(facts: Iterable[Fact]) -> int:
+    """The number of the newest attempt, 0 before the first."""
+    return max((fact.attempt for fact in facts if isinstance(fact, AttemptStarted)), default=0)
 
 
 def _append(path: Path, facts: tuple[Fact, ...]) -> list[Fact]:

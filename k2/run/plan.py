@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from k2.recipe.schema import Recipe, Stage
 from k2.run.holdings import DUTIES, Duty, HeldCheckpoint, Holdings
 from k2.run.layout import checkpoint_name
-from k2.run.ledger import AttemptStarted, Fact, IncidentClosed, IncidentDecided, IncidentOpened
+from k2.run.ledger import Fact, IncidentClosed, IncidentDecided, IncidentOpened, last_attempt
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def next_action(recipe: Recipe, facts: list[Fact], holdings: Holdings) -> Action
 
 def next_segment(recipe: Recipe, facts: list[Fact], holdings: Holdings, stage: Stage) -> Train:
     """The segment that goes on from the newest checkpoint of the stage, or from the end of the stage before."""
-    attempt = 1 + max((fact.attempt for fact in facts if isinstance(fact, AttemptStarted)), default=0)
+    attempt = last_attempt(facts) + 1
     held = holdings.of_stage(stage.name)
     if held:
         return Train(stage.name, attempt, held[-1].name, held[-1].step + 1)
