@@ -2,7 +2,7 @@
 # TORCH chooses the build of torch. From the package index a Linux machine gets the one with CUDA, gigabytes of it;
 # README says how to take the small one.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin

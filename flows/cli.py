@@ -6,6 +6,7 @@ another writer, 130 interrupted. Nothing heavy is imported before a command need
 """
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -82,8 +83,15 @@ def _explain(error: Exception) -> int:
         code = FAILED
     else:
         raise error
-    print(f"k2: {error}", file=sys.stderr)
+    print(f"k2: {_disk_full(error) or error}", file=sys.stderr)
     return code
+
+
+def _disk_full(error: Exception) -> str | None:
+    if not (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    return f"the disk is full{where}: free some space and go on with `k2 resume`; what has its receipt is kept"
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
