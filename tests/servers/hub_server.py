@@ -327,6 +327,7 @@ ROUTES: list[tuple[str, Any]] = [
 def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # a body sent after its headers would wait 40 ms for their acknowledgement
 
         def log_message(self, format: str, *args: Any) -> None:
             """Silent: `requests` is the log."""
