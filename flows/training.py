@@ -21,6 +21,7 @@ from k2.run.ledger import AttemptEnded, AttemptStarted, CheckpointQuarantined, F
 from k2.run.plan import Train, last_checkpoint, open_incident
 from k2.run.receipt import RECEIPT
 from k2.run.records import StepRecord, accepted_records, read_records
+from k2.run.saving import due_checkpoint
 from k2.watch.follow import VERDICT
 from k2.watch.policy import answer, judge
 
@@ -118,7 +119,7 @@ class _Following:
 
     def __init__(self, run: Run, action: Train, trainer: Trainer, beside: Beside) -> None:
         self._run, self._action, self._trainer, self._beside = run, action, trainer, beside
-        self._pulse = Pulse(run.layout.metrics(action.stage, action.attempt))
+        self._pulse = Pulse(run.layout.metrics(action.stage, action.attempt), self._saves_after)
 
     def to_the_end(self) -> int:
         """Follow the trainer until it has ended; its exit code."""
@@ -156,6 +157,12 @@ class _Following:
             self._trainer.kill()
         self._pass_on(self._beside.asked())
         time.sleep(POLL_SECONDS)
+
+    def _saves_after(self, step: int) -> bool:
+        """Whether a checkpoint is saved after the step: by the recipe, or since a stop was asked for."""
+        recipe = self._run.recipe
+        due = due_checkpoint(recipe, recipe.stage(self._action.stage), step, trained=True)
+        return due is not None or read_stop_request(self._run.layout) is not None
 
     def _pass_on(self, reason: str | None) -> None:
         if reason is not None and read_stop_request(self._run.layout) is None:

@@ -1,64 +1,73 @@
 """Whether a trainer still lives inwardly: it hangs when no step record has come for far longer than steps take.
 
-What enters is the file of an attempt's records and a monotonic clock (a wall clock may jump); what leaves is the
-new records and a verdict.
+What enters is the file of an attempt's records, after which steps checkpoints are saved, and a monotonic clock (a wall
+clock may jump); what leaves is the new records and a verdict.
 """
 
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from k2.run.records import RecordTail, StepRecord
 
 _REMEMBERED_GAPS = 1000
 _FLOOR_SECONDS = 60.0
-_STARTUP_SECONDS = 180.0  # until the first record: libraries are imported, a checkpoint is loaded
+_SAVING_SECONDS = 1800.0  # K2-65B's weights and optimizer state are about 0.8 TB, to a shared disk that others write to as well
+_STARTUP_SECONDS = 1800.0  # until steps have a rhythm: cold imports, compiled kernels, a checkpoint verified and loaded
 
 
-def stall_limit(gaps_seconds: Sequence[float], floor_seconds: float = _FLOOR_SECONDS, startup_seconds: float = _STARTUP_SECONDS) -> float:
-    """How long silence is no stall: 5 x the 99th percentile of the gaps between records, and at least the floor.
+@dataclass(frozen=True)
+class Patience:
+    """How many seconds of silence are no stall: between steps at least, where a checkpoint is being saved, and at the start."""
 
-    Gaps count, not the steps' own seconds: a checkpoint between two steps is no stall.
+    floor_seconds: float = _FLOOR_SECONDS
+    saving_seconds: float = _SAVING_SECONDS
+    startup_seconds: float = _STARTUP_SECONDS
+
+
+USUAL_PATIENCE = Patience()
+
+
+def stall_limit(gaps_seconds: Sequence[float], saving: bool = False, patience: Patience = USUAL_PATIENCE) -> float:
+    """How long silence is no stall: 5 x the 99th percentile of the gaps between records, 2 x the longest, and at least the floor.
+
+    Gaps count, not the steps' own seconds. Saves are too few to be in the percentile: `saving`, while one may go on, has its own floor.
     """
     if not gaps_seconds:
-        return startup_seconds
+        return patience.startup_seconds
     ordered = sorted(gaps_seconds)
     p99 = ordered[math.ceil(0.99 * len(ordered)) - 1]
-    return max(5 * p99, floor_seconds)
-
-
-def stalled(
-    gaps_seconds: Sequence[float], silent_seconds: float, floor_seconds: float = _FLOOR_SECONDS, startup_seconds: float = _STARTUP_SECONDS
-) -> bool:
-    """Whether a silence of `silent_seconds` after records with these gaps means that the trainer hangs."""
-    return silent_seconds > stall_limit(gaps_seconds, floor_seconds, startup_seconds)
+    return max(5 * p99, 2 * ordered[-1], patience.saving_seconds if saving else patience.floor_seconds)
 
 
 class Pulse:
-    """Follows one attempt's records. Call `observe` every second or so; it reads only what is new."""
+    """Follows one attempt's records. Call `observe` every second or so; it reads only what is new.
+
+    `saves_after` says of a step whether a checkpoint is saved after it.
+    """
 
     def __init__(
         self,
         records: Path,
-        floor_seconds: float = _FLOOR_SECONDS,
-        startup_seconds: float = _STARTUP_SECONDS,
+        saves_after: Callable[[int], bool],
+        patience: Patience = USUAL_PATIENCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tail, self._clock = RecordTail(records), clock
-        self._floor, self._startup = floor_seconds, startup_seconds
+        self._tail, self._saves_after, self._patience, self._clock = RecordTail(records), saves_after, patience, clock
         self._gaps: deque[float] = deque(maxlen=_REMEMBERED_GAPS)
-        self._last_at: float | None = None
+        self._last: StepRecord | None = None
         self._heard = clock()
 
     def observe(self) -> list[StepRecord]:
         """The records written since the last call."""
         found = self._tail.new()
         for record in found:
-            if self._last_at is not None:
-                self._gaps.append(max(0.0, record.at - self._last_at))
-            self._last_at = record.at
+            if self._last is not None:
+                self._gaps.append(max(0.0, record.at - self._last.at))
+            self._last = record
         if found:
             self._heard = self._clock()
         return found
@@ -69,4 +78,5 @@ class Pulse:
 
     @property
     def stalled(self) -> bool:
-        return stalled(self._gaps, self.silent_seconds, self._floor, self._startup)
+        saving = self._last is not None and self._saves_after(self._last.step)
+        return self.silent_seconds > stall_limit(self._gaps, saving, self._patience)

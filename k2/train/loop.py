@@ -15,14 +15,13 @@ from k2.recipe.load import digest
 from k2.recipe.schema import Recipe, Stage
 from k2.run.control import read_stop_request
 from k2.run.holdings import held_checkpoints
-from k2.run.layout import RunLayout, checkpoint_name, rescue_name
+from k2.run.layout import RunLayout, rescue_name
 from k2.run.receipt import Receipt, now, read_receipt
 from k2.run.records import StepRecord
+from k2.run.saving import Due, due_checkpoint
 from k2.train.engine import Engine
 from k2.train.schedule import fault_factor, learning_rate
 from k2.train.step import StepResult, train_step
-
-Kind = Literal["chunk", "rescue", "stop"]
 
 
 @dataclass(frozen=True)
@@ -38,14 +37,6 @@ class Segment:
     order_head: str
 
 
-@dataclass(frozen=True)
-class Due:
-    """A checkpoint to be saved at this step."""
-
-    name: str
-    kind: Kind
-
-
 def check_segment(segment: Segment) -> None:
     """Refuse a segment that does not fit the run directory, before anything is trained."""
     stage, layout = segment.stage, segment.layout
@@ -59,15 +50,6 @@ def check_segment(segment: Segment) -> None:
         raise ValueError(
             f"--first-step {segment.first_step} lies before the checkpoints {', '.join(ahead)}; start after them or set them aside"
         )
-
-
-def due_checkpoint(recipe: Recipe, stage: Stage, step: int, trained: bool) -> Due | None:
-    """What is saved after `step`. A chunk end always is, skipped or not; between them every so many trained steps."""
-    if step % stage.steps_per_chunk == 0:
-        return Due(checkpoint_name(recipe.first_checkpoint_number(stage.name) + step // stage.steps_per_chunk), "chunk")
-    if trained and step % recipe.checkpoints.rescue_every_steps == 0:
-        return Due(rescue_name(stage.name, step), "rescue")
-    return None
 
 
 class Loop:
