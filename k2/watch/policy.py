@@ -20,6 +20,7 @@ from k2.watch.spikes import Detector, observe
 Choice = Literal["rollback", "continue", "abort"]
 DataOperation = Literal["skip", "defer", "none"]
 
+_AUTOMATIC_REPEATS = 2  # where two rollbacks did not help, a third seldom does: BigScience's 104B, Marin's 32B
 _REGION_PERSISTENCES = 50  # incidents within 5,000 steps at a persistence of 100 are of one region
 
 
@@ -42,14 +43,21 @@ def first_unanswered(facts: Sequence[Fact], attempt: int, events: Iterable[Event
 
 
 def answer(recipe: Recipe, facts: list[Fact], holdings: Holdings, event: Event) -> tuple[Fact, ...]:
-    """The facts that answer the verdict by the recipe's mode. An incident without a decision waits for a human."""
+    """The facts that answer the verdict by the recipe's mode. An incident without a decision waits for a human.
+
+    Nobody is asked in `auto` only while the answer is small: within the run's budget of rollbacks, at the first and second
+    spike of a region, and where it throws little away (`_is_small`).
+    """
     opened = _open_incident(facts, event)
     if recipe.spikes.mode == "observe":
         return opened, IncidentDecided(incident=opened.incident, action="continue")
-    if recipe.spikes.mode == "confirm" or _num_rollbacks(facts) >= recipe.spikes.max_rollbacks:
+    spent = _num_rollbacks(facts) >= recipe.spikes.max_rollbacks or _num_repeats(recipe, facts, opened) >= _AUTOMATIC_REPEATS
+    if recipe.spikes.mode == "confirm" or spent:
         return (opened,)
     data = _suitable_operation(recipe, opened, recipe.spikes.bypass)
     target = rollback_target(recipe, facts, holdings, opened, data)
+    if not _is_small(recipe, opened, target, data):
+        return (opened,)
     return opened, *_go_back(recipe, opened, target, data, "policy")
 
 
@@ -150,6 +158,20 @@ def _suitable_operation(recipe: Recipe, incident: IncidentOpened, wished: Litera
     if chunk_position(stage, incident.onset_step) == stage.chunks - 1:
         return "skip"
     return wished
+
+
+def _is_small(recipe: Recipe, incident: IncidentOpened, target: HeldCheckpoint | None, data: DataOperation) -> bool:
+    """Whether a policy may go there: it skips little before the onset, and does not return to the start of a stage from far into it.
+
+    Where the rescue checkpoints are there, two margins and the way to the next older one lie within the limit.
+    """
+    limit = recipe.spikes.max_skip_steps + recipe.spikes.margin_steps + recipe.checkpoints.rescue_every_steps
+    if data == "skip":
+        return incident.onset_step - (target.step if target is not None else 0) <= limit
+    if target is not None:
+        return True
+    first = recipe.stage(incident.stage).steps_per_chunk if data == "defer" else limit
+    return incident.onset_step <= first
 
 
 def _latest_target_step(recipe: Recipe, facts: Sequence[Fact], incident: IncidentOpened, data: DataOperation) -> int:

@@ -69,7 +69,7 @@ def test_the_window_is_limited_and_never_leaves_the_stage(with_spikes: Callable[
     skipped = answer(short, [FIRST], usual(short), event(291, 302))[1]
     assert isinstance(skipped, StepsSkipped)
     assert skipped.last_step == 296
-    late = answer(with_spikes(), [FIRST], usual(short), event(470, 480))[1]
+    late = answer(with_spikes(), [FIRST], holdings(short, rescue(450)), event(470, 480))[1]
     assert isinstance(late, StepsSkipped)
     assert late.last_step == 480
 
@@ -99,23 +99,58 @@ def test_k2s_two_deferrals_are_reproduced() -> None:
 
 def test_the_last_chunk_of_the_order_cannot_be_deferred_and_is_skipped(with_spikes: Callable[..., Recipe]) -> None:
     recipe = with_spikes('bypass="defer"')
-    facts = answer(recipe, [FIRST], usual(recipe), event(460, 471))
-    assert decided(facts).data == "skip"
+    facts = answer(recipe, [FIRST], holdings(recipe, chunk(11)), event(460, 471))
+    assert (decided(facts).checkpoint, decided(facts).data) == ("ckpt_011", "skip")
     assert not any(isinstance(f, ChunkDeferred) for f in facts)
 
 
-def test_each_return_to_a_region_goes_twice_as_far(with_spikes: Callable[..., Recipe]) -> None:
+def test_each_return_to_a_region_goes_twice_as_far_and_the_third_asks(with_spikes: Callable[..., Recipe]) -> None:
     recipe = with_spikes()
     facts: list[Fact] = [FIRST]
     targets = []
-    for attempt in (1, 2, 3):
+    for attempt in (1, 2):
         targets.append(decided(given := answer(recipe, facts, usual(recipe), event(291, 302, attempt=attempt))).checkpoint)
         facts += [
             *given,
             IncidentClosed(incident=attempt),
             AttemptStarted(attempt=attempt + 1, stage="stage1", checkpoint=None, first_step=1),
         ]
+    facts += (asked := answer(recipe, facts, usual(recipe), event(291, 302, attempt=3)))
+    assert [f.fact for f in asked] == ["incident_opened"]
+    targets.append(decided(decide(recipe, facts, usual(recipe), 3, "rollback")).checkpoint)
     assert targets == ["rescue_stage1_000270", "rescue_stage1_000260", "ckpt_006"]  # margins of 12, 24, 48 steps
+
+
+def test_a_policy_throws_no_long_window_away(recipe: Recipe) -> None:
+    """The limit before the onset is 40 + 12 + 10 = 62 steps: more is skipped only when a human says so."""
+
+    def given(onset: int, *held: HeldCheckpoint) -> list[str]:
+        return [f.fact for f in answer(recipe, [FIRST], holdings(recipe, *held), event(onset, onset + 11))]
+
+    automatic = ["incident_opened", "steps_skipped", "incident_decided"]
+    assert given(102, chunk(1)) == automatic
+    assert given(103, chunk(1)) == ["incident_opened"]
+    assert given(62) == automatic
+    assert given(63) == ["incident_opened"]
+
+
+def test_a_policy_defers_nothing_from_the_start_of_a_stage_but_its_first_chunk(with_spikes: Callable[..., Recipe]) -> None:
+    recipe = with_spikes('bypass="defer"')
+    first = answer(recipe, [FIRST], holdings(recipe), event(40, 51))
+    assert (decided(first).checkpoint, decided(first).data) == (None, "defer")
+    assert [f.fact for f in answer(recipe, [FIRST], holdings(recipe), event(41, 52))] == ["incident_opened"]
+
+
+def test_a_bad_resume_does_not_lose_a_stage_by_itself(recipe: Recipe) -> None:
+    started = AttemptStarted(attempt=2, stage="stage1", checkpoint="ckpt_007", first_step=281)
+    bad = event(282, 283, kind="bad_resume", attempt=2)
+    assert [f.fact for f in answer(recipe, [FIRST, started], holdings(recipe, chunk(7)), bad)] == ["incident_opened"]
+
+
+def test_the_demonstrations_spike_is_healed_without_anyone() -> None:
+    recipe = load_recipe("k2_tiny")
+    held = holdings(recipe, *(chunk(n) for n in range(1, 8)), rescue(260), rescue(300))
+    assert decided(answer(recipe, [FIRST], held, event(291, 302))).checkpoint == "ckpt_007"
 
 
 def test_an_incident_of_another_region_or_stage_does_not_widen_the_margin(with_spikes: Callable[..., Recipe]) -> None:
