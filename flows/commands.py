@@ -9,23 +9,23 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from k2.recipe.load import RecipeError, differences, load_place, load_recipe, shipped_recipes
+from k2.recipe.schema import Place
 from k2.run.layout import RunLayout, run_root
 from k2.run.opening import create_or_open, existing_runs, open_run
 from k2.run.status import Status, read_status
 
-_STATE_CODES = {"done": 0, "waiting": 4}
-
 
 def say(line: str) -> None:
-    """One line for the person who watches."""
-    print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
+    """One line for the person who watches, if there still is one."""
+    with suppress(OSError):
+        print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
 
 
 def show(value: object) -> None:
@@ -82,6 +82,8 @@ def stop(arguments: Namespace) -> int:
         say(f"asked {layout.name} to stop: the trainer finishes its step and saves")
         _wait_until_free(layout)
     _show_status(arguments, read_status(recipe, layout))
+    if is_held(layout):
+        raise RuntimeError(f"{layout.name} is still finishing its step and saving; it will stop. Look again with `k2 status {layout.name}`")
     return 0
 
 
@@ -224,7 +226,7 @@ def data_build(arguments: Namespace) -> int:
     from k2.run.lease import hold
 
     layout = RunLayout(arguments.out)
-    recipe, place = load_recipe(arguments.recipe, tuple(arguments.overrides)), load_place(arguments.place)
+    recipe, place = load_recipe(arguments.recipe, tuple(arguments.overrides)), load_place(arguments.place) if arguments.place else Place()
     with hold(layout):
         create_or_open(layout, recipe, place)
         sweep(layout.root)
@@ -347,9 +349,10 @@ def _ui(arguments: Namespace) -> AbstractContextManager[object]:
 
 def _conclude(arguments: Namespace, layout: RunLayout, code: int) -> int:
     recipe, _ = open_run(layout)
-    found = read_status(recipe, layout)
-    _show_status(arguments, found)
-    return _STATE_CODES.get(found.state, code)
+    with suppress(BrokenPipeError):  # how the run ended counts, not who still reads
+        _show_status(arguments, read_status(recipe, layout))
+        sys.stdout.flush()
+    return code
 
 
 def _show_status(arguments: Namespace, found: Status) -> None:

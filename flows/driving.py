@@ -13,6 +13,7 @@ from flows.console import let_prefect_finish, quiet_prefect
 from flows.loop import Completed, Outcome, Stopped, Waiting, pursue
 from flows.prefect_api import server_answers
 from flows.run import Run, Say, existing_run, new_run
+from flows.verdicts import take_over
 from k2.recipe.load import load_place, load_recipe
 from k2.run.holdings import Duty
 from k2.run.layout import RunLayout
@@ -22,7 +23,7 @@ from k2.run.receipt import Receipt, find_receipt, read_receipt
 
 def drive_new(layout: RunLayout, recipe: str, overrides: tuple[str, ...], place: str | None, say: Say) -> int:
     """Run a recipe from wherever it stands; the exit code."""
-    loaded, there = load_recipe(recipe, overrides), load_place(place)
+    loaded, there = load_recipe(recipe, overrides), load_place(place) if place else None
 
     def with_prefect() -> None:
         from flows.pretrain import PretrainRequest, pretrain
@@ -89,8 +90,9 @@ def settle_plainly(layout: RunLayout, duties: tuple[Duty, ...], checkpoints: tup
     """Settle what is owed of these duties (of the named checkpoints, or of all) in this process."""
     with existing_run(layout, say) as run:
         _refuse_unknown(run, checkpoints)
+        take_over(run)
         perform = work.PlainPerformer(run)
-        for owed in owed_duties(run.recipe, run.holdings()):
+        for owed in owed_duties(run.recipe, run.facts(), run.holdings()):
             if owed.duty in duties and (not checkpoints or owed.checkpoint in checkpoints):
                 say(f"{owed.checkpoint}: {owed.duty}")
                 perform.settle(owed)

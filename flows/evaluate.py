@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows import work
 from flows.pretrain import perform, teller
 from flows.run import Run, existing_run
+from flows.verdicts import take_over
 from k2.run.lease import RunHeld
 from k2.run.opening import existing_runs
 from k2.run.plan import Settle, owed_duties
@@ -34,19 +35,26 @@ def evaluate_new(request: EvaluateNewRequest = EvaluateNewRequest()) -> list[str
     """
     say = teller()
     settled: list[str] = []
+    failed: list[str] = []
     for layout in existing_runs(Path(request.runs_dir or os.environ.get("K2_RUNS_DIR", "runs"))):
         try:
             with existing_run(layout, say) as run:
                 settled += [f"{layout.name}/{name}" for name in settle_scores(run)]
         except RunHeld:
             say(f"{layout.name} is being driven; it settles its own checkpoints")
+        except Exception as error:  # one run's trouble must not keep the others from their scores
+            say(f"{layout.name}: {error}")
+            failed.append(f"{layout.name}: {error.__class__.__name__}: {error}")
+    if failed:
+        raise RuntimeError(f"scored {len(settled)} checkpoints, but not all: " + "; ".join(failed))
     return settled
 
 
 def settle_scores(run: Run, checkpoints: tuple[str, ...] = ()) -> list[str]:
     """Verify, export and score what is unscored (of the named checkpoints, or of all); the names of what was scored."""
     scored = []
-    for owed in owed_duties(run.recipe, run.holdings()):
+    take_over(run)
+    for owed in owed_duties(run.recipe, run.facts(), run.holdings()):
         if owed.duty in ("verified", "exported", "evaluated") and (not checkpoints or owed.checkpoint in checkpoints):
             _settle(run, owed)
             scored += [owed.checkpoint] if owed.duty == "evaluated" else []

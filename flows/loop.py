@@ -6,18 +6,22 @@ tasks. What checkpoints are owed is settled by one thread beside the training, s
 
 import contextvars
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
 from flows.run import Run
-from flows.training import answer_verdicts
+from flows.verdicts import take_over
 from k2.run.control import read_stop_request
 from k2.run.ledger import DutyFailed, IncidentOpened
 from k2.run.plan import Ask, Done, Heal, Prepare, Release, Settle, Train, next_action, owed_duties
 
 LOOK_SECONDS = 0.5
+AGAIN_SECONDS = 900.0  # a duty that failed is tried again: a store may be away for an hour of a run of months
+END_SECONDS = 30.0
 
 
 class Performer(Protocol):
@@ -66,9 +70,10 @@ Outcome = Completed | Stopped | Waiting | Aborted | Owing
 
 def pursue(run: Run, perform: Performer) -> Outcome:
     """Drive the run from wherever it stands until it is done, stopped or waits."""
-    answer_verdicts(run)
+    take_over(run)
     with Settling(run, perform.settle) as settling:
         while (request := read_stop_request(run.layout)) is None:
+            settling.check()
             action = next_action(run.recipe, run.facts(), run.holdings())
             match action:
                 case Done(aborted=aborted):
@@ -80,7 +85,7 @@ def pursue(run: Run, perform: Performer) -> Outcome:
                 case Settle():
                     settling.wait()
                 case Heal():
-                    with settling.quiet:
+                    with settling.hushed():
                         perform.heal(action)
                 case _:
                     _perform(action, perform)
@@ -100,14 +105,16 @@ def _perform(action: Prepare | Train | Release, perform: Performer) -> None:
 class Settling:
     """The thread that settles what checkpoints are owed, oldest first, one at a time, as soon as it may be settled.
 
-    A duty that fails is noted in the ledger and left for the next resume; the others go on.
+    A duty that fails is noted in the ledger and tried again later; the others go on.
     """
 
     def __init__(self, run: Run, settle: Callable[[Settle], None]) -> None:
-        self.quiet = threading.Lock()  # while it is held nothing is settled: what a rollback moves away is in nobody's hands
         self._run = run
         self._settle = settle
-        self._failed: dict[Settle, DutyFailed] = {}
+        self._failed: dict[Settle, tuple[float, DutyFailed]] = {}
+        self._error: Exception | None = None
+        self._working = threading.Lock()  # held while a duty is settled
+        self._hush = threading.Event()
         self._ended = threading.Event()
         self._idle = threading.Event()
         context = contextvars.copy_context()  # an orchestrator knows its run by context
@@ -119,14 +126,30 @@ class Settling:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ended.set()
-        self._thread.join()
+        self._run.evaluator.close()  # a duty in the middle of an evaluation is given up; its receipt was not written
+        self._thread.join(END_SECONDS)
+
+    @contextmanager
+    def hushed(self) -> Iterator[None]:
+        """While it lasts nothing is settled: what a rollback moves away is in nobody's hands."""
+        self._hush.set()
+        try:
+            with self._working:
+                yield
+        finally:
+            self._hush.clear()
+
+    def check(self) -> None:
+        """Raise what ended the thread, if anything did: without it the run would wait for ever."""
+        if self._error is not None:
+            raise self._error
 
     def failed(self) -> tuple[DutyFailed, ...]:
-        return tuple(self._failed.values())
+        return tuple(noted for _, noted in self._failed.values())
 
     def has_given_up(self) -> bool:
-        """Whether everything that is still owed has failed in this process."""
-        return all(self._is_hopeless(owed) for owed in owed_duties(self._run.recipe, self._run.holdings()))
+        """Whether everything that is still owed has failed in this process, and not long ago."""
+        return all(self._is_hopeless(owed) for owed in self._owed())
 
     def wait(self) -> None:
         """Let the thread work for a moment."""
@@ -134,32 +157,38 @@ class Settling:
         self._ended.wait(0.05)
 
     def _work(self) -> None:
-        while not self._ended.is_set():
-            with self.quiet:
-                settled_one = self._settle_next()
-            if not settled_one:
-                self._idle.set()
-                self._ended.wait(LOOK_SECONDS)
+        try:
+            while not self._ended.is_set():
+                if self._hush.is_set() or not self._settle_next():
+                    self._idle.set()
+                    self._ended.wait(LOOK_SECONDS)
+        except Exception as error:  # raised again where the run is driven
+            self._error = error
 
     def _settle_next(self) -> bool:
-        owed = self._next()
-        if owed is not None:
-            self._idle.clear()
-            self._try(owed)
-        return owed is not None
+        with self._working:
+            owed = next((duty for duty in self._owed() if not self._is_hopeless(duty)), None)
+            if owed is not None:
+                self._idle.clear()
+                self._try(owed)
+            return owed is not None
 
-    def _next(self) -> Settle | None:
-        owed = owed_duties(self._run.recipe, self._run.holdings())
-        return next((duty for duty in owed if not self._is_hopeless(duty)), None)
+    def _owed(self) -> list[Settle]:
+        return owed_duties(self._run.recipe, self._run.facts(), self._run.holdings())
 
     def _is_hopeless(self, duty: Settle) -> bool:
-        """A duty that failed, or rests on one that did: nothing is published that could not be verified or exported."""
-        return any(failed.checkpoint == duty.checkpoint for failed in self._failed)
+        """A duty that failed a short while ago, or rests on one that did: nothing is published that could not be exported."""
+        recent = time.monotonic() - AGAIN_SECONDS
+        return any(failed.checkpoint == duty.checkpoint and at > recent for failed, (at, _) in self._failed.items())
 
     def _try(self, duty: Settle) -> None:
         try:
             self._settle(duty)
+            self._failed.pop(duty, None)
         except Exception as error:  # the boundary: whatever a store or a model threw, training and the other duties go on
-            self._failed[duty] = DutyFailed(checkpoint=duty.checkpoint, duty=duty.duty, why=f"{error.__class__.__name__}: {error}"[:2000])
-            self._run.record(self._failed[duty])
+            if self._ended.is_set():
+                return
+            noted = DutyFailed(checkpoint=duty.checkpoint, duty=duty.duty, why=f"{error.__class__.__name__}: {error}"[:2000])
+            self._failed[duty] = time.monotonic(), noted
             self._run.say(f"{duty.checkpoint} could not be {duty.duty}: {error}")
+            self._run.record(noted)

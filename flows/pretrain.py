@@ -20,7 +20,7 @@ from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.exceptions import Pause
+from prefect.exceptions import Pause, PrefectSignal
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -77,7 +77,7 @@ def pretrain(request: PretrainRequest = PretrainRequest()) -> State[Any]:
     """
     recipe = load_recipe(request.recipe, tuple(request.overrides))
     layout = layout_of(request.run, request.runs_dir)
-    return drive(new_run(layout, recipe, load_place(request.place), teller()))
+    return drive(new_run(layout, recipe, load_place(request.place) if request.place else None, teller()))
 
 
 @flow(name="resume", flow_run_name="resume {request.run}", persist_result=False)
@@ -224,7 +224,7 @@ def perform(name: str, call: Callable[[], object], retry_delays: tuple[float, ..
             cache_policy=NO_CACHE,
             persist_result=False,
         )(action)()
-    except Exception:
+    except (Exception, PrefectSignal):  # a signal of the orchestrator's too: a wish to stop is seen and passed on by the trainer's follower
         if told.error is not None:
             raise told.error from None
     if not told.done:
@@ -281,6 +281,8 @@ class WishToStop:
                 state = client.read_flow_run(UUID(self._flow_run)).state
         except Exception:  # the boundary to a server that may be going down: no answer is no wish
             return None
-        if state is None or not (state.is_cancelling() or state.is_paused() or state.is_final()):
+        if state is None:
             return None
-        return SUSPENDED if state.is_paused() else CANCELLED
+        if state.is_paused():
+            return SUSPENDED
+        return CANCELLED if state.is_cancelling() or state.is_cancelled() else None

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows import work
 from flows.pretrain import RunName, layout_of, perform, teller
 from flows.run import Run, existing_run
+from flows.verdicts import take_over
 from k2.run.plan import owed_duties
 
 
@@ -31,7 +32,8 @@ def publish(request: PublishRequest = PublishRequest()) -> list[str]:
 
 def settle_publishing(run: Run) -> list[str]:
     """Settle the run's open publishing duties; the names of what was published."""
-    owed = [duty for duty in owed_duties(run.recipe, run.holdings()) if duty.duty == "published"]
+    take_over(run)
+    owed = [duty for duty in owed_duties(run.recipe, run.facts(), run.holdings()) if duty.duty == "published"]
     for duty in owed:
         perform(f"publish {duty.checkpoint}", lambda duty=duty: work.settle(run, duty), retry_delays=work.DELAY_SECONDS)  # type: ignore[misc]
     return [duty.checkpoint for duty in owed]

@@ -44,7 +44,7 @@ class Run:
 
 
 @contextmanager
-def new_run(layout: RunLayout, recipe: Recipe, place: Place, say: Say) -> Iterator[Run]:
+def new_run(layout: RunLayout, recipe: Recipe, place: Place | None, say: Say) -> Iterator[Run]:
     """Create the run, or go on with it if it is this recipe's. `RunHeld` when another writer holds it."""
     with hold(layout) as lease:
         create_or_open(layout, recipe, place)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flows.run import Run
+from flows.verdicts import close_attempt
 from k2.checkpoint.select import set_bad_aside
 from k2.launch.local import Trainer
 from k2.launch.pulse import Pulse
@@ -18,16 +19,16 @@ from k2.run.control import clear_stop_request, read_stop_request, request_stop
 from k2.run.holdings import held_checkpoints
 from k2.run.layout import checkpoint_name
 from k2.run.ledger import AttemptEnded, AttemptStarted, CheckpointQuarantined, Fact
-from k2.run.plan import Train, last_checkpoint, open_incident
+from k2.run.plan import Train, last_checkpoint
 from k2.run.receipt import RECEIPT
-from k2.run.records import StepRecord, accepted_records, read_records
+from k2.run.records import StepRecord
 from k2.run.saving import due_checkpoint
 from k2.watch.follow import VERDICT
-from k2.watch.policy import answer, judge
 
 POLL_SECONDS = 0.25
 STOP_SECONDS = 20.0  # an orchestrator kills what does not end within 30
-MAX_FRUITLESS = 3  # attempts in a row that end in a crash without a step
+MAX_FRUITLESS = 3  # attempts in a row that crash without reaching another checkpoint
+CRASH_PAUSE_SECONDS = 1.0
 
 Outcome = Literal["completed", "stopped", "crashed"]
 
@@ -57,16 +58,14 @@ def train_segment(run: Run, action: Train, beside: Beside) -> None:
     """
     if _set_aside_if_bad(run, action):
         return
-    clear_stop_request(run.layout)
     run.record(AttemptStarted(attempt=action.attempt, stage=action.stage, checkpoint=action.checkpoint, first_step=action.first_step))
     run.say(f"{action.stage}: attempt {action.attempt} starts at step {action.first_step}, from {action.checkpoint or 'scratch'}")
     code = _run_trainer(run, action, beside)
     outcome = _outcome(run, action, code)
     request = read_stop_request(run.layout)
     reason = request.reason if request is not None and outcome == "stopped" else ""
-    run.record(AttemptEnded(attempt=action.attempt, outcome=outcome, exit_code=code, reason=reason))
-    answer_verdicts(run)
-    if reason == VERDICT:
+    close_attempt(run, AttemptEnded(attempt=action.attempt, outcome=outcome, exit_code=code, reason=reason))
+    if request is not None and request.reason == VERDICT:  # answered, even where the trainer ended before it could stop
         clear_stop_request(run.layout)
     if outcome == "crashed":
         _refuse_endless_crashes(run, action)
@@ -79,24 +78,6 @@ def _set_aside_if_bad(run: Run, action: Train) -> bool:
     for bad in rejected:
         run.say(f"{bad.name} does not verify and is set aside in {run.layout.quarantine}: {bad.why}")
     return bool(rejected)
-
-
-def answer_verdicts(run: Run) -> None:
-    """Answer what the records of the last attempt say and the ledger does not: malignant verdicts, by the recipe's policy.
-
-    Called after every attempt, and before anything else by a driver that goes on where another was killed.
-    """
-    while (facts := run.facts()) and (last := _last_started(facts)) is not None and open_incident(facts) is None:
-        event = judge(run.recipe, facts, last.stage, accepted_records(run.layout, facts, last.stage))
-        if event is None:
-            return
-        run.record(*answer(run.recipe, facts, run.holdings(), event))
-        run.say(f"{event.kind} spike: onset at step {event.onset_step}, verdict at {event.verdict_step}, {event.rise_nats:+.2f} nat")
-
-
-def _last_started(facts: list[Fact]) -> AttemptStarted | None:
-    started = [fact for fact in facts if isinstance(fact, AttemptStarted)]
-    return started[-1] if started else None
 
 
 def _run_trainer(run: Run, action: Train, beside: Beside) -> int:
@@ -178,18 +159,26 @@ def _outcome(run: Run, action: Train, code: int) -> Outcome:
 
 
 def _refuse_endless_crashes(run: Run, action: Train) -> None:
-    ended = [fact for fact in run.facts() if isinstance(fact, AttemptEnded)][-MAX_FRUITLESS:]
-    if len(ended) == MAX_FRUITLESS and all(
-        fact.outcome == "crashed" and not _has_records(run, action.stage, fact.attempt) for fact in ended
-    ):
+    """Crashes are tried again, but not where going on brings nothing: no attempt of the last few got to a new checkpoint."""
+    if fruitless_crashes(run.facts()) >= MAX_FRUITLESS:
         raise TrainingFailed(
-            f"{MAX_FRUITLESS} attempts in a row crashed before their first step; going on would not help. "
-            f"The end of {run.layout.trainer_log(action.attempt)}:\n{_last_lines(run, action)}"
+            f"{MAX_FRUITLESS} attempts in a row crashed before they reached another checkpoint; going on would not help. "
+            f"Mend the cause and go on with `k2 resume`. The end of {run.layout.trainer_log(action.attempt)}:\n{_last_lines(run, action)}"
         )
+    time.sleep(CRASH_PAUSE_SECONDS)
 
 
-def _has_records(run: Run, stage: str, attempt: int) -> bool:
-    return any(True for _ in read_records(run.layout.metrics(stage, attempt)))
+def fruitless_crashes(facts: list[Fact]) -> int:
+    """How many of the newest attempts crashed and began at the same step as the newest: nothing was saved between them."""
+    started = [fact for fact in facts if isinstance(fact, AttemptStarted)]
+    crashed = {fact.attempt for fact in facts if isinstance(fact, AttemptEnded) and fact.outcome == "crashed"}
+    count = 0
+    for attempt in reversed(started):
+        newest = started[-1]
+        if attempt.attempt not in crashed or (attempt.stage, attempt.first_step) != (newest.stage, newest.first_step):
+            break
+        count += 1
+    return count
 
 
 def _last_lines(run: Run, action: Train, lines: int = 15) -> str:

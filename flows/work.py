@@ -22,8 +22,12 @@ TRIES = 3
 DELAY_SECONDS = (2.0, 10.0)
 
 
-class EvaluationRefused(RuntimeError):
-    """The evaluator could not do a duty; the text is its reason."""
+class EvaluationFailed(RuntimeError):
+    """The evaluator could not do a duty now; the text is its reason."""
+
+
+class EvaluationRefused(ValueError):
+    """The evaluator will never do this duty for this checkpoint as it is; the text is its reason."""
 
 
 def nobody_asks() -> str | None:
@@ -47,7 +51,8 @@ def watch(run: Run, action: Train, ended: threading.Event) -> None:
 
     event = watch_attempt(run.recipe, run.facts(), run.layout, action, ended)
     if event is not None:
-        run.say(f"{action.stage}: {event.kind} since step {event.onset_step}: training is stopped to go back")
+        asked = "noted" if run.recipe.spikes.mode == "observe" else "the trainer is asked to stop"
+        run.say(f"{action.stage}: {event.kind} since step {event.onset_step}: {asked}")
 
 
 def train(run: Run, action: Train, beside: Beside) -> None:
@@ -156,7 +161,8 @@ def _asked_of_the_evaluator(run: Run, action: Settle) -> Receipt:
     """The evaluator holds torch and lives across checkpoints; here only its receipt is read."""
     answer = run.evaluator.ask(action.duty, action.checkpoint)
     if not answer.ok:
-        raise EvaluationRefused(answer.error or "the evaluator gave no reason")
+        kind = EvaluationRefused if answer.permanent else EvaluationFailed
+        raise kind(answer.error or "the evaluator gave no reason")
     return read_receipt(duty_folder(run.layout, action.checkpoint, action.duty))
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from k2.eval.scores import rows_of
 from k2.recipe.load import load_place, load_recipe
-from k2.recipe.schema import Recipe
+from k2.recipe.schema import Place, Recipe
 from k2.run.holdings import duty_folder
 from k2.run.layout import RunLayout
 
@@ -154,7 +154,7 @@ def _recipe_of(layout: RunLayout, suite: str | None) -> Recipe:
 
 def _be_nice(layout: RunLayout) -> None:
     """Take the place's niceness, unless whoever started us gave a higher one."""
-    place = load_place(str(layout.place) if layout.place.is_file() else None)
+    place = load_place(str(layout.place)) if layout.place.is_file() else Place()
     os.setpriority(os.PRIO_PROCESS, 0, max(place.evaluator_niceness, os.getpriority(os.PRIO_PROCESS, 0)))
 
 

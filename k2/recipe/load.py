@@ -36,10 +36,8 @@ def load_recipe(name_or_path: str, overrides: tuple[str, ...] = ()) -> Recipe:
     return _validate(Recipe, document, where)
 
 
-def load_place(path: str | None) -> Place:
-    """The place described by a TOML file; the local machine without one."""
-    if path is None:
-        return Place()
+def load_place(path: str) -> Place:
+    """The place described by a TOML file."""
     return _validate(Place, _parse(_read_file(Path(path)), path), path)
 
 

@@ -161,7 +161,7 @@ def _attempt_event(fact: RunCreated | AttemptStarted | AttemptEnded) -> tuple[st
         case AttemptEnded():
             reason = f": {fact.reason}" if fact.reason else ""
             return (
-                "bad" if fact.outcome == "crashed" else "plain",
+                "bad" if fact.outcome in {"crashed", "lost"} else "plain",
                 f"Attempt {fact.attempt} {fact.outcome} (exit code {fact.exit_code}){reason}",
             )
 

@@ -127,7 +127,7 @@ def _wait_at_end(started: AttemptStarted, later: Sequence[Fact], gap: Cause) -> 
     outcome = next((f.outcome for f in later if isinstance(f, AttemptEnded) and f.attempt == started.attempt), None)
     if outcome in {"completed", "stopped"} and gap != "startup":
         return "ckpt_stall"  # the save that ends it
-    if outcome is None and any(isinstance(f, AttemptStarted | IncidentOpened) for f in later):
+    if outcome in {None, "lost"} and any(isinstance(f, AttemptStarted | IncidentOpened) for f in later):
         return "sched_wait"  # killed together with its driver
     return gap
 
@@ -139,7 +139,7 @@ def _wait_after(fact: Fact, waiting: Cause) -> Cause:
             return "eval_stall"
         case AttemptEnded(outcome="crashed") | IncidentDecided():
             return "startup"
-        case AttemptEnded(outcome="stopped"):
+        case AttemptEnded(outcome="stopped" | "lost"):
             return "sched_wait"
         case IncidentOpened():
             return "human_wait"

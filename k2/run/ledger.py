@@ -45,11 +45,11 @@ class AttemptStarted(_Fact):
 
 
 class AttemptEnded(_Fact):
-    """How a segment ended. An attempt without this fact was killed with its whole process group."""
+    """How a segment ended. `lost` is noted by the next driver: the one that launched it was killed."""
 
     fact: Literal["attempt_ended"] = "attempt_ended"
     attempt: int
-    outcome: Literal["completed", "stopped", "crashed"]
+    outcome: Literal["completed", "stopped", "crashed", "lost"]
     exit_code: int
     reason: str = ""
 

@@ -16,14 +16,15 @@ class NoSuchRun(ValueError):
     """There is no run at that place."""
 
 
-def create_or_open(layout: RunLayout, recipe: Recipe, place: Place) -> None:
-    """Make the run directory, or check that it is this recipe's. Hold the run's lease to call it."""
+def create_or_open(layout: RunLayout, recipe: Recipe, place: Place | None) -> None:
+    """Make the run directory, or check that it is this recipe's. Without a place a run keeps the one it has. Hold its lease."""
     if read_facts(layout.ledger):
         _refuse_another_recipe(layout, recipe)
     else:
         write_durably(layout.recipe, to_toml(recipe).encode())
         append_facts(layout.ledger, RunCreated(run=layout.name, recipe=digest(recipe), recipe_name=recipe.name))
-    write_durably(layout.place, to_toml(place).encode())
+    if place is not None or not layout.place.is_file():
+        write_durably(layout.place, to_toml(place or Place()).encode())
 
 
 def open_run(layout: RunLayout) -> tuple[Recipe, Place]:
@@ -38,7 +39,7 @@ def open_run(layout: RunLayout) -> tuple[Recipe, Place]:
             f"{layout.recipe} is not the recipe that this run was created with (digest {digest(recipe)[:12]}, the ledger says "
             f"{created.recipe[:12]}): a recipe never changes under a run. Restore the file, or start another run."
         )
-    return recipe, load_place(str(layout.place) if layout.place.is_file() else None)
+    return recipe, load_place(str(layout.place)) if layout.place.is_file() else Place()
 
 
 def existing_runs(runs_dir: Path) -> list[RunLayout]:

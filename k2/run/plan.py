@@ -4,12 +4,13 @@ The flow is a loop over `next_action`; so is the plain loop that needs no orches
 again gives the right answer, because nothing but facts and receipts enters.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from k2.recipe.schema import Recipe, Stage
 from k2.run.holdings import DUTIES, Duty, HeldCheckpoint, Holdings
 from k2.run.layout import checkpoint_name
-from k2.run.ledger import Fact, IncidentClosed, IncidentDecided, IncidentOpened, last_attempt
+from k2.run.ledger import AttemptEnded, AttemptStarted, Fact, IncidentClosed, IncidentDecided, IncidentOpened, last_attempt
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,19 @@ def next_action(recipe: Recipe, facts: list[Fact], holdings: Holdings) -> Action
         return Done(aborted=True)
     if not holdings.prepared:
         return Prepare()
-    for stage in recipe.stages:
-        if last_checkpoint(recipe, stage) not in holdings.names():
+    for position, stage in enumerate(recipe.stages):
+        if not _is_trained(recipe, holdings, position):
             return next_segment(recipe, facts, holdings, stage)
-    owed = owed_duties(recipe, holdings)
-    if owed:
-        return owed[0]
+    unsettled = unsettled_duties(recipe, holdings)
+    if unsettled:
+        return unsettled[0]
     return Done() if holdings.released else Release()
+
+
+def _is_trained(recipe: Recipe, holdings: Holdings, position: int) -> bool:
+    """Whether the stage is behind us: its last checkpoint is held, or a later stage has gone on from it."""
+    later = recipe.stages[position + 1 :]
+    return last_checkpoint(recipe, recipe.stages[position]) in holdings.names() or any(holdings.of_stage(stage.name) for stage in later)
 
 
 def next_segment(recipe: Recipe, facts: list[Fact], holdings: Holdings, stage: Stage) -> Train:
@@ -124,18 +131,39 @@ def duties_of(recipe: Recipe, checkpoint: HeldCheckpoint) -> tuple[Duty, ...]:
     return tuple(duty for duty in DUTIES if owed[duty])
 
 
-def owed_duties(recipe: Recipe, holdings: Holdings) -> list[Settle]:
-    """Every duty that may be settled now, oldest checkpoint first.
-
-    A checkpoint's duties begin when training has gone far enough past it for a malignant spike that began before
-    it to have been seen, or when its stage has ended: nothing that is about to be abandoned is published.
-    """
-    ended = {stage.name for stage in recipe.stages if last_checkpoint(recipe, stage) in holdings.names()}
-    distance = 2 * recipe.spikes.persistence_steps
+def unsettled_duties(recipe: Recipe, holdings: Holdings, checkpoints: Container[str] | None = None) -> list[Settle]:
+    """What is owed and not settled (of the named checkpoints, or of all), oldest checkpoint first."""
     return [
         Settle(checkpoint.name, duty)
         for checkpoint in holdings.checkpoints
-        if checkpoint.stage in ended or holdings.reached[checkpoint.stage] >= checkpoint.step + distance
+        if checkpoints is None or checkpoint.name in checkpoints
         for duty in duties_of(recipe, checkpoint)
         if duty not in checkpoint.settled
     ]
+
+
+def owed_duties(recipe: Recipe, facts: list[Fact], holdings: Holdings) -> list[Settle]:
+    """Every duty that may be settled now, oldest checkpoint first.
+
+    A checkpoint's duties begin when training has gone far enough past it for a malignant spike that began before it to
+    have been seen, or when its stage has ended and its last attempt has been judged; and none in a stage whose
+    incident is open: nothing that is about to be abandoned is published.
+    """
+    incident = open_incident(facts)
+    open_stage = incident.stage if incident is not None else None
+    ended = {stage.name for stage in recipe.stages if _has_ended(recipe, facts, holdings, stage)}
+    distance = 2 * recipe.spikes.persistence_steps
+    ripe = {
+        checkpoint.name
+        for checkpoint in holdings.checkpoints
+        if checkpoint.stage != open_stage
+        and (checkpoint.stage in ended or holdings.reached[checkpoint.stage] >= checkpoint.step + distance)
+    }
+    return unsettled_duties(recipe, holdings, ripe)
+
+
+def _has_ended(recipe: Recipe, facts: list[Fact], holdings: Holdings, stage: Stage) -> bool:
+    """Whether the stage is trained, and the end of its last attempt (which is judged with it) is in the ledger."""
+    started = {fact.attempt for fact in facts if isinstance(fact, AttemptStarted) and fact.stage == stage.name}
+    ended = {fact.attempt for fact in facts if isinstance(fact, AttemptEnded)}
+    return last_checkpoint(recipe, stage) in holdings.names() and started <= ended

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -130,7 +131,9 @@ def test_a_deployment_triggered_over_rest_runs_to_its_release(machine: Machine, 
 def test_a_run_suspended_in_the_ui_stops_saved_and_goes_on_when_resumed_there(machine: Machine, reference: Machine, url: str) -> None:
     run = trigger_mini(machine, url)
     machine.wait_for_step("mini", "stage1", 15)
-    ask(url, f"/flow_runs/{run}/set_state", {"state": {"type": "PAUSED", "name": "Suspended"}, "force": True})
+    until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    details = {"pause_reschedule": True, "pause_timeout": until}  # as the Suspend button and `suspend_flow_run` set it
+    ask(url, f"/flow_runs/{run}/set_state", {"state": {"type": "PAUSED", "name": "Suspended", "state_details": details}})
     wait_until(lambda: machine.processes("trainer", "mini") == [] and machine.status("mini")["state"] == "stopped", 60)
     assert ask(url, f"/flow_runs/{run}")["state"]["name"] == "Suspended"
     ask(url, f"/flow_runs/{run}/resume", {})

@@ -16,6 +16,7 @@ def test_a_run_opens_as_it_was_created(tmp_path: Path) -> None:
     recipe, layout = load_recipe(MINI), RunLayout(tmp_path / "first")
     create_or_open(layout, recipe, Place())
     create_or_open(layout, recipe, Place(threads_per_rank=2))
+    create_or_open(layout, recipe, None)  # as a resume from the form does: the run keeps its place
     assert open_run(layout) == (recipe, Place(threads_per_rank=2))
     assert existing_runs(tmp_path) == [layout]
 

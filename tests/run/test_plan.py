@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from k2.recipe.schema import Recipe
 from k2.run.holdings import DUTIES, HeldCheckpoint, Holdings
-from k2.run.ledger import AttemptStarted, Fact, IncidentClosed, IncidentDecided, IncidentOpened
+from k2.run.ledger import AttemptEnded, AttemptStarted, Fact, IncidentClosed, IncidentDecided, IncidentOpened
 from k2.run.plan import Ask, Done, Heal, Prepare, Release, Settle, Train, duties_of, next_action, owed_duties
 
 OPENED = IncidentOpened(incident=1, stage="stage1", attempt=1, kind="malignant.long", onset_step=12, verdict_step=16)
@@ -65,11 +65,31 @@ def test_a_run_ends_settled_and_released(recipe: Recipe) -> None:
     assert next_action(recipe, [], holdings(*settled, released=True)) == Done()
 
 
+def test_nothing_is_owed_by_an_ended_stage_before_its_last_attempt_is_judged(recipe: Recipe) -> None:
+    held = holdings(*all_trained(recipe), stage1=24, stage2=4)
+    started: list[Fact] = [AttemptStarted(attempt=n, stage=f"stage{n}", checkpoint=None, first_step=1) for n in (1, 2)]
+    first_ended: list[Fact] = [*started, AttemptEnded(attempt=1, outcome="completed", exit_code=0)]
+    assert {owed.checkpoint for owed in owed_duties(recipe, first_ended, held)} == {"ckpt_001", "ckpt_002", "ckpt_003"}
+    both_ended = [*first_ended, AttemptEnded(attempt=2, outcome="completed", exit_code=0)]
+    assert {owed.checkpoint for owed in owed_duties(recipe, both_ended, held)} == {"ckpt_001", "ckpt_002", "ckpt_003", "ckpt_004"}
+
+
+def test_nothing_is_owed_by_a_stage_whose_incident_is_open(recipe: Recipe) -> None:
+    held = holdings(*all_trained(recipe), stage1=24, stage2=4)
+    opened: list[Fact] = [OPENED.model_copy(update={"stage": "stage2"}), ROLLBACK]
+    assert {owed.checkpoint for owed in owed_duties(recipe, opened, held)} == {"ckpt_001", "ckpt_002", "ckpt_003"}
+
+
+def test_a_stage_behind_us_is_not_trained_again_when_its_checkpoints_were_moved_away(recipe: Recipe) -> None:
+    last = all_trained(recipe, DUTIES)[-1]
+    assert next_action(recipe, [], holdings(last, released=True)) == Done()
+
+
 def test_nothing_is_owed_while_a_spike_could_still_undo_it(recipe: Recipe) -> None:
     distance = 2 * recipe.spikes.persistence_steps
     fresh = chunk(1, "stage1", 8)
-    assert owed_duties(recipe, holdings(fresh, stage1=8 + distance - 1)) == []
-    assert owed_duties(recipe, holdings(fresh, stage1=8 + distance))[0] == Settle("ckpt_001", "verified")
+    assert owed_duties(recipe, [], holdings(fresh, stage1=8 + distance - 1)) == []
+    assert owed_duties(recipe, [], holdings(fresh, stage1=8 + distance))[0] == Settle("ckpt_001", "verified")
 
 
 def test_policies_say_what_is_owed(recipe: Recipe) -> None:

@@ -1,0 +1,29 @@
+"""When crashing again and again is no use: pure, from the ledger."""
+
+from typing import Literal
+
+from flows.training import fruitless_crashes
+from k2.run.ledger import AttemptEnded, AttemptStarted, Fact
+
+
+def attempts(*told: tuple[int, Literal["crashed", "stopped", "lost"]]) -> list[Fact]:
+    facts: list[Fact] = []
+    for number, (first_step, outcome) in enumerate(told, start=1):
+        facts.append(AttemptStarted(attempt=number, stage="stage1", checkpoint=None, first_step=first_step))
+        facts.append(AttemptEnded(attempt=number, outcome=outcome, exit_code=1))
+    return facts
+
+
+def test_crashes_that_bring_no_checkpoint_count() -> None:
+    assert fruitless_crashes([]) == 0
+    assert fruitless_crashes(attempts((1, "crashed"))) == 1
+    assert fruitless_crashes(attempts((1, "crashed"), (1, "crashed"), (1, "crashed"))) == 3
+
+
+def test_a_checkpoint_in_between_begins_the_count_anew() -> None:
+    assert fruitless_crashes(attempts((1, "crashed"), (1, "crashed"), (21, "crashed"))) == 1
+
+
+def test_other_ends_are_no_crashes() -> None:
+    assert fruitless_crashes(attempts((1, "crashed"), (1, "crashed"), (1, "stopped"))) == 0
+    assert fruitless_crashes(attempts((1, "crashed"), (1, "lost"), (1, "crashed"))) == 1
