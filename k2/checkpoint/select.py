@@ -1,7 +1,7 @@
 """Which checkpoint may be started from, and which may go. Torch-free: digests and receipts decide.
 
 A checkpoint is verified before every load: every file is digested again. What does not verify is moved to the
-quarantine; the driver records that and asks `next_action` again, which then names the next older one.
+quarantine with all that was made of it; the driver records that and asks `next_action` again, which then names the next older one.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from k2.run.durable import sync_folder
 from k2.run.holdings import HeldCheckpoint, Holdings
 from k2.run.layout import RunLayout
 from k2.run.receipt import RECEIPT, check_files, find_receipt, read_receipt
+from k2.run.setting_aside import set_aside
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,10 @@ def _folders(layout: RunLayout) -> list[Path]:
 
 
 def _quarantine(layout: RunLayout, name: str) -> None:
-    """Move the checkpoint away, beside what was quarantined under its name before."""
-    folder = layout.checkpoint(name)
-    if not folder.exists():
+    """Move the checkpoint and what was made of it into a case of their own, beside those that were quarantined under its name before."""
+    if not layout.checkpoint(name).exists():
         return
     layout.quarantine.mkdir(parents=True, exist_ok=True)
     number = sum(path.name.partition("-")[0] == name for path in layout.quarantine.iterdir())
-    folder.rename(layout.quarantine / (f"{name}-{number + 1}" if number else name))
-    sync_folder(layout.checkpoints)
+    set_aside(layout, layout.quarantine / (f"{name}-{number + 1}" if number else name), name)
     sync_folder(layout.quarantine)

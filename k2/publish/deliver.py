@@ -80,7 +80,7 @@ def inspect(store: Store, parcel: Parcel, target: str) -> list[str]:
         return [f"{target}/{parcel.name}: has no receipt, so it was never published"]
     try:
         if judge(content, parcel, target) == "abandoned":
-            return [f"{target}/{parcel.name}: is a checkpoint that an incident abandoned"]
+            return [f"{target}/{parcel.name}: is a checkpoint that was set aside since"]
     except PublishRefused as refusal:
         return [str(refusal)]
     found = {item.path: store.differs(f"{parcel.name}/{item.path}", item) for item in parcel.items}
@@ -119,8 +119,8 @@ def _bring(store: Store, path: str, item: Item, target: str) -> bool:
 
 
 def _retract(store: Store, parcel: Parcel, content: bytes) -> None:
-    """Unpublish what an incident has set aside since: its receipt is kept under another name, and the name is free."""
+    """Unpublish what was set aside since: its receipt is kept under another name, and the name is free."""
     digest = Receipt.model_validate_json(content).digest
-    log.warning("%s as published before was abandoned by an incident; its receipt moves to retracted/", parcel.name)
+    log.warning("%s as published before was set aside since; its receipt moves to retracted/", parcel.name)
     store.create(f"retracted/{parcel.name}-{digest[:12]}.json", content)
     store.remove(f"{parcel.name}/{RECEIPT}")

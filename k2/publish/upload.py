@@ -22,6 +22,7 @@ from k2.run.holdings import held_checkpoints
 from k2.run.layout import RunLayout
 from k2.run.plan import duties_of
 from k2.run.receipt import RECEIPT, BrokenOutput, Receipt, commit_receipt_only, find_receipt, now, read_receipt, write_receipt
+from k2.run.setting_aside import digests_aside
 
 
 def publish_checkpoint(recipe: Recipe, layout: RunLayout, name: str, targets: Sequence[Target]) -> Receipt:
@@ -55,7 +56,7 @@ def pack_checkpoint(recipe: Recipe, layout: RunLayout, name: str, staging: Path)
         item_from_file("recipe.toml", layout.recipe),
         item_from_file("README.md", card),
     ]
-    return Parcel(name, tuple(sorted(items, key=lambda item: item.path)), _receipt(described, items), _abandoned(layout))
+    return Parcel(name, tuple(sorted(items, key=lambda item: item.path)), _receipt(described, items), digests_aside(layout))
 
 
 def deliver_to_all(parcel: Parcel, targets: Sequence[Target]) -> list[Delivered]:
@@ -158,12 +159,6 @@ def _receipt(described: Described, items: list[Item]) -> Receipt:
         facts={"run": described.run} | facts,
         files=digests_of(items),
     )
-
-
-def _abandoned(layout: RunLayout) -> frozenset[str]:
-    """Digests of the checkpoints that incidents set aside: they may have been published before."""
-    found = (find_receipt(path) for path in layout.incidents.glob(f"*/checkpoints/*/{RECEIPT}"))
-    return frozenset(receipt.digest for receipt in found if receipt is not None)
 
 
 def _commit(folder: Path, receipt: Receipt) -> Receipt:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from k2.recipe.load import digest
 from k2.recipe.schema import Recipe
-from k2.run.durable import sync_folder, write_durably
-from k2.run.holdings import DUTIES, duty_folder
+from k2.run.durable import write_durably
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact, IncidentDecided, IncidentOpened
 from k2.run.receipt import Receipt, digest_files, find_receipt, now, read_receipt, write_receipt
 from k2.run.records import Branches, StepRecord, accepted_of, branches
+from k2.run.setting_aside import set_aside
 from k2.watch.policy import chunk_position, skip_window
 
 _PERSISTENCES_BEFORE = 10  # spikes specification 4.3: the records from 1,000 steps before the onset on
@@ -93,21 +93,8 @@ def _set_aside(layout: RunLayout, aside: Path, abandoned: Iterable[str]) -> tupl
     aside.mkdir(parents=True, exist_ok=True)
     names = sorted({*abandoned, *(path.name for path in aside.iterdir())})
     for name in names:
-        for duty in DUTIES:  # first: a later checkpoint of the same name must not find its duties settled
-            settled = duty_folder(layout, name, duty)
-            _move(settled, aside.parent / settled.parent.name / name)
-        _move(layout.checkpoint(name), aside / name)
+        set_aside(layout, aside.parent, name)
     return tuple(names)
-
-
-def _move(source: Path, target: Path) -> None:
-    """Rename, durably. Done already when the target is there, and nothing to do when there is no source."""
-    if target.exists() or not source.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.rename(target)
-    sync_folder(target.parent)
-    sync_folder(source.parent)
 
 
 def _facts(incident: IncidentOpened, decision: IncidentDecided, abandoned: tuple[str, ...], loss: Loss) -> dict[str, object]:

@@ -7,9 +7,9 @@ import pytest
 from k2.checkpoint.select import prunable, set_bad_aside, verify
 from k2.recipe.load import load_recipe
 from k2.run.durable import durable_folder
-from k2.run.holdings import HeldCheckpoint, Holdings, held_checkpoints
+from k2.run.holdings import DUTIES, HeldCheckpoint, Holdings, duty_folder, held_checkpoints
 from k2.run.layout import RunLayout
-from k2.run.receipt import Receipt, now, seal_folder
+from k2.run.receipt import Receipt, commit_receipt_only, now, seal_folder
 
 RECIPE = load_recipe(str(Path(__file__).parents[1] / "mini.toml"))
 
@@ -91,7 +91,7 @@ def test_every_damage_is_seen_and_set_aside(layout, damage):
     assert [bad.name for bad in rejected] == ["ckpt_002"]
     assert rejected[0].why
     assert held(layout) == ["rescue_stage1_000004", "ckpt_001"]
-    assert (layout.quarantine / "ckpt_002").is_dir()
+    assert (layout.quarantine / "ckpt_002" / "checkpoints" / "ckpt_002").is_dir()
 
 
 def test_the_damaged_file_is_named(layout):
@@ -109,8 +109,19 @@ def test_the_quarantine_keeps_every_bad_one_of_a_name(layout):
     for expected in ("ckpt_002", "ckpt_002-2", "ckpt_002-3"):
         flip_a_bit(layout)
         set_bad_aside(layout, "ckpt_002")
-        assert (layout.quarantine / expected / "receipt.json").is_file()
+        assert (layout.quarantine / expected / "checkpoints" / "ckpt_002" / "receipt.json").is_file()
         commit(layout, "ckpt_002", "chunk", 16)
+
+
+def test_what_was_made_of_a_bad_one_goes_with_it_and_is_owed_again(layout):
+    for duty in DUTIES:
+        commit_receipt_only(duty_folder(layout, "ckpt_002", duty), Receipt(kind=duty, name="ckpt_002", recipe="r", made_at=now()))
+    flip_a_bit(layout)
+    set_bad_aside(layout, "ckpt_002")
+    commit(layout, "ckpt_002", "chunk", 16)
+    assert held_checkpoints(RECIPE, layout)[-1].settled == frozenset()
+    kept = {path.parent.parent.name for path in (layout.quarantine / "ckpt_002").rglob("receipt.json")}
+    assert kept == {"checkpoints", "verified", "exports", "scores", "published", "shown"}
 
 
 def test_a_start_that_is_not_there_is_reported(layout):

@@ -12,6 +12,7 @@ from k2.run.durable import durable_folder
 from k2.run.layout import RunLayout
 from k2.run.ledger import RunCreated, append_facts
 from k2.run.receipt import RECEIPT, Receipt, commit_receipt_only, now, read_receipt, seal_folder, write_receipt
+from k2.run.setting_aside import set_aside
 
 
 class Run:
@@ -48,13 +49,8 @@ class Run:
         return name
 
     def abandon(self, name: str, incident: int = 1) -> None:
-        """What healing an incident does: the checkpoint goes to the incident's folder, what was made of it goes away."""
-        aside = self.layout.incident(incident) / "checkpoints" / name
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        self.layout.checkpoint(name).rename(aside)
-        for made in (self.layout.export(name), self.layout.scores(name), self.layout.published(name)):
-            if made.is_dir():
-                made.rename(aside.parent / f"{name}-{made.parent.name}")
+        """What healing an incident does."""
+        set_aside(self.layout, self.layout.incident(incident), name)
 
     def forge_export(self, name: str, **changes: Any) -> None:
         """Change the export's receipt, and the scores' so that they still follow from it."""

@@ -5,16 +5,19 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from laid_run import Run
 
+from k2.checkpoint.select import set_bad_aside
 from k2.publish.failure import PublishFailed, PublishRefused
 from k2.publish.folder import FolderStore
 from k2.publish.release import ReleaseIndex, publish_release
 from k2.publish.target import FolderTarget
 from k2.publish.upload import inspect_checkpoint, publish_checkpoint
+from k2.run.holdings import held_checkpoints
 from k2.run.receipt import RECEIPT, check_files, read_receipt
 
 
@@ -144,6 +147,40 @@ def test_what_an_incident_abandoned_gives_its_name_back(run: Run, folder: Folder
     assert check_files(folder.path / name, read_receipt(folder.path / name)) == []
     assert read_receipt(folder.path / name).digest != first.digest
     assert read_receipt(folder.path / "retracted" / f"{name}-{first.digest[:12]}.json") == first
+
+
+def flip_a_bit(checkpoint: Path) -> None:
+    (checkpoint / "weights.bin").write_bytes(b"weights?")
+
+
+def tear_the_receipt(checkpoint: Path) -> None:
+    (checkpoint / RECEIPT).write_bytes((checkpoint / RECEIPT).read_bytes()[:100])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, tear_the_receipt])
+def test_what_was_quarantined_gives_its_name_back(run: Run, folder: FolderTarget, damage: Callable[[Path], None]) -> None:
+    name = run.checkpoint(1)
+    publish_checkpoint(run.recipe, run.layout, name, [folder])
+    first = read_receipt(folder.path / name)
+    damage(run.layout.checkpoint(name))
+    assert [bad.name for bad in set_bad_aside(run.layout, name)] == [name]
+    run.checkpoint(1, seed=9)  # trained again
+    [held] = held_checkpoints(run.recipe, run.layout)
+    assert "published" not in held.settled
+    publish_checkpoint(run.recipe, run.layout, name, [folder])
+    assert inspect_checkpoint(run.recipe, run.layout, name, [folder]) == []
+    assert read_receipt(folder.path / name).digest != first.digest
+    assert read_receipt(folder.path / "retracted" / f"{name}-{first.digest[:12]}.json") == first
+
+
+def test_a_checkpoint_under_the_receipt_of_another_frees_not_the_others_name(run: Run, folder: FolderTarget) -> None:
+    good, bad = run.checkpoint(1), run.checkpoint(2)
+    publish_checkpoint(run.recipe, run.layout, good, [folder])
+    (run.layout.checkpoint(bad) / RECEIPT).write_bytes((run.layout.checkpoint(good) / RECEIPT).read_bytes())
+    set_bad_aside(run.layout, bad)
+    run.forge_export(good, facts={"max_abs_logit_difference": 9.0, "parameters": 1, "stage": "stage1", "context": 32})
+    with pytest.raises(PublishRefused, match="already holds another ckpt_001"):
+        publish_checkpoint(run.recipe, run.layout, good, [folder])
 
 
 def test_the_cards_own_commands_verify_what_was_published(run: Run, folder: FolderTarget) -> None:
