@@ -9,6 +9,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterable
+from io import FileIO
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -149,7 +150,7 @@ def read_facts(path: Path) -> list[Fact]:
 
 
 def append_facts(path: Path, *facts: Fact) -> list[Fact]:
-    """Append the facts, chained and synced, in one write; give all facts back. Hold the run's lease to call it."""
+    """Append the facts, chained and synced, all of them or none; give all facts back. Hold the run's lease to call it."""
     with _APPENDING:
         return _append(path, facts)
 
@@ -174,12 +175,22 @@ def _append(path: Path, facts: tuple[Fact, ...]) -> list[Fact]:
         head = hashlib.sha256(line).hexdigest()
         lines.append(line + b"\n")
         known.append(chained)
-    with path.open("ab") as file:
+    with path.open("ab", buffering=0) as file:  # a buffer would write again, on closing, what could not be written
         file.truncate(good_bytes)
-        file.write(b"".join(lines))
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            _write_whole(file, b"".join(lines))
+        except BaseException:
+            file.truncate(good_bytes)
+            raise
     return known
+
+
+def _write_whole(file: FileIO, content: bytes) -> None:
+    """Write and sync. A disk that fills up takes a part and says so only at the next write."""
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]
+    os.fsync(file.fileno())
 
 
 def _read(path: Path) -> tuple[list[Fact], int, str]:

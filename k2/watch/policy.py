@@ -58,7 +58,7 @@ def answer(recipe: Recipe, facts: list[Fact], holdings: Holdings, event: Event) 
     target = rollback_target(recipe, facts, holdings, opened, data)
     if not _is_small(recipe, opened, target, data):
         return (opened,)
-    return opened, *_go_back(recipe, opened, target, data, "policy")
+    return opened, *_go_back(recipe, facts, opened, target, data, "policy")
 
 
 def decide(  # noqa: PLR0913, PLR0917 - the command line's fields, one by one
@@ -86,7 +86,7 @@ def decide(  # noqa: PLR0913, PLR0917 - the command line's fields, one by one
         target = rollback_target(recipe, facts, holdings, opened, operation)
     else:
         target = _named_target(recipe, holdings, opened, to, operation)
-    return _go_back(recipe, opened, target, operation, who)
+    return _go_back(recipe, facts, opened, target, operation, who)
 
 
 def rollback_target(
@@ -198,18 +198,36 @@ def _num_repeats(recipe: Recipe, facts: Sequence[Fact], incident: IncidentOpened
     return sum(f.stage == incident.stage and f.kind != "bad_resume" and abs(f.onset_step - incident.onset_step) <= region for f in others)
 
 
-def _go_back(recipe: Recipe, incident: IncidentOpened, target: HeldCheckpoint | None, data: DataOperation, who: str) -> tuple[Fact, ...]:
-    """The data operation, then the decision: were the append torn between them, the incident would ask, not go back to the same data."""
+def _go_back(
+    recipe: Recipe, facts: Sequence[Fact], incident: IncidentOpened, target: HeldCheckpoint | None, data: DataOperation, who: str
+) -> tuple[Fact, ...]:
+    """The data operation, then the decision: were the append torn between them, the incident would ask, not go back to the same data.
+
+    An operation that stands since such an append is not repeated: a second deferral would move another chunk.
+    """
     name = target.name if target is not None else None
     decision = IncidentDecided(incident=incident.incident, action="rollback", checkpoint=name, data=data, who=who)
+    operation = _data_operation(recipe, incident, target, data, who)
+    standing = [_content(fact) for fact in facts if isinstance(fact, StepsSkipped | ChunkDeferred)]
+    return (decision,) if operation is None or _content(operation) in standing else (operation, decision)
+
+
+def _data_operation(
+    recipe: Recipe, incident: IncidentOpened, target: HeldCheckpoint | None, data: DataOperation, who: str
+) -> StepsSkipped | ChunkDeferred | None:
     why = f"incident {incident.incident:03d}: {incident.kind} with its onset at step {incident.onset_step}"
     if data == "none":
-        return (decision,)
+        return None
     if data == "defer":
         position = chunk_position(recipe.stage(incident.stage), incident.onset_step)
-        return ChunkDeferred(stage=incident.stage, position=position, who=who, why=why), decision
+        return ChunkDeferred(stage=incident.stage, position=position, who=who, why=why)
     first, last = skip_window(recipe, incident, target.step if target is not None else 0)
-    return StepsSkipped(stage=incident.stage, first_step=first, last_step=last, who=who, why=why), decision
+    return StepsSkipped(stage=incident.stage, first_step=first, last_step=last, who=who, why=why)
+
+
+def _content(operation: StepsSkipped | ChunkDeferred) -> dict[str, object]:
+    """What is done and for which incident, whoever asked for it and when."""
+    return operation.model_dump(exclude={"at", "prev", "who"})
 
 
 def _undecided(facts: list[Fact], number: int) -> IncidentOpened:

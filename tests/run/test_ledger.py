@@ -1,6 +1,8 @@
 """The ledger keeps every fact, in order, and notices what was done to it."""
 
 import json
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,28 @@ def test_a_torn_last_line_was_never_a_fact(tmp_path: Path) -> None:
     assert len(read_facts(path)) == 1
     append_facts(path, STARTED)
     assert [f.fact for f in read_facts(path)] == ["run_created", "attempt_started"]
+
+
+@pytest.fixture
+def room() -> Iterator[Callable[[int], None]]:
+    """Sets how many bytes a file may have, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("lines", [0.5, 1.0, 1.5])
+def test_facts_that_belong_together_land_together_or_not_at_all(tmp_path: Path, room: Callable[[int], None], lines: float) -> None:
+    path = tmp_path / "ledger.jsonl"
+    append_facts(path, CREATED)
+    before = path.read_bytes()
+    room(len(before) + int(lines * len(STARTED.model_dump_json()) + lines))
+    with pytest.raises(OSError, match="too large"):
+        append_facts(path, STARTED, SKIPPED)
+    assert path.read_bytes() == before
+    room(1 << 20)
+    append_facts(path, STARTED, SKIPPED)
+    assert [f.fact for f in read_facts(path)] == ["run_created", "attempt_started", "steps_skipped"]
 
 
 @pytest.mark.parametrize("harm", ["edit", "remove", "swap"])

@@ -209,6 +209,20 @@ def test_a_decision_is_single_use(with_spikes: Callable[..., Recipe]) -> None:
         decide(recipe, facts, usual(recipe), 1, "rollback")
 
 
+@pytest.mark.parametrize("data", ["skip", "defer"])
+def test_a_data_operation_that_stands_already_is_not_repeated(with_spikes: Callable[..., Recipe], data: str) -> None:
+    """Of a torn append the operation stands and the decision does not: the incident asks, and the same chunk is deferred once."""
+    recipe = with_spikes(f'bypass="{data}"')
+    opened, operation, _ = answer(recipe, [FIRST], usual(recipe), event(291, 302))
+    torn = [FIRST, opened, operation]
+    assert isinstance(next_action(recipe, torn, usual(recipe)), Ask)
+    assert [f.fact for f in decide(recipe, torn, usual(recipe), 1, "rollback")] == ["incident_decided"]
+    assert [f.fact for f in decide(recipe, torn, usual(recipe), 1, "rollback", to="ckpt_005", data="skip")] == [
+        "steps_skipped",
+        "incident_decided",
+    ]
+
+
 @pytest.mark.parametrize(
     ("incident", "action", "to", "data", "says"),
     [
