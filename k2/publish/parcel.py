@@ -34,7 +34,7 @@ class Parcel:
     name: str
     items: tuple[Item, ...]
     receipt: Receipt
-    abandoned: frozenset[str] = frozenset()  # digests of the checkpoints that incidents set aside
+    abandoned: frozenset[str] = frozenset()  # digests of the checkpoints that were set aside
 
     @property
     def receipt_content(self) -> bytes:
