@@ -50,12 +50,12 @@ def evaluate_new(request: EvaluateNewRequest = EvaluateNewRequest()) -> list[str
     return settled
 
 
-def settle_scores(run: Run, checkpoints: tuple[str, ...] = ()) -> list[str]:
-    """Verify, export and score what is unscored (of the named checkpoints, or of all); the names of what was scored."""
+def settle_scores(run: Run) -> list[str]:
+    """Verify, export and score what is unscored; the names of what was scored."""
     scored = []
     take_over(run)
     for owed in owed_duties(run.recipe, run.facts(), run.holdings()):
-        if owed.duty in ("verified", "exported", "evaluated") and (not checkpoints or owed.checkpoint in checkpoints):
+        if owed.duty in ("verified", "exported", "evaluated"):
             _settle(run, owed)
             scored += [owed.checkpoint] if owed.duty == "evaluated" else []
     return scored

@@ -18,7 +18,6 @@ from k2.run.plan import Heal, Settle, Train
 from k2.run.receipt import BrokenOutput, Receipt, commit_receipt_only, now, read_receipt
 from k2.run.records import StepRecord
 
-TRIES = 3
 DELAY_SECONDS = (2.0, 10.0)
 
 
