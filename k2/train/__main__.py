@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from k2.checkpoint.commit import AgreedProblem, together
 from k2.data.loader import SampleReader
+from k2.run.durable import sync_folder
 from k2.run.layout import RunLayout
 from k2.run.ledger import ledger_head, read_facts
 from k2.run.opening import open_run
@@ -66,7 +67,10 @@ def _open_records(segment: Segment, files: ExitStack) -> TextIO | None:
         return None
     path = segment.layout.metrics(segment.stage.name, segment.attempt)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return files.enter_context(path.open("x", encoding="utf-8", buffering=1))
+    file = files.enter_context(path.open("x", encoding="utf-8", buffering=1))
+    for folder in (path.parent, path.parent.parent, segment.layout.root):  # the entries of whatever was made just now
+        sync_folder(folder)
+    return file
 
 
 def _say(text: str) -> None:

@@ -4,6 +4,7 @@ What enters is a segment's description, an engine and a reader of samples. What 
 at every chunk end and every so many steps between, and how it ended. The ledger is read once and never written.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -125,9 +126,21 @@ class Loop:
         agree(
             f"after step {step} {lost} weights are not finite: {due.name} is not saved; go back to an earlier checkpoint" if lost else None
         )
+        agree(self._sync_records())
         counters = {"step": step, "tokens": self._tokens}
         target = self._segment.layout.checkpoint(due.name)
         commit_checkpoint(target, self._receipt(due, step), lambda folder: self._engine.write_state(folder, counters))
+
+    def _sync_records(self) -> str | None:
+        """Force the records to the disk, or say why not: after a power loss no checkpoint stands without the records before it."""
+        if self._records is None:
+            return None
+        try:
+            self._records.flush()
+            os.fsync(self._records.fileno())
+        except OSError as error:
+            return f"the step records could not be forced to the disk: {error}. The earlier checkpoints are untouched; resume the run"
+        return None
 
     def _receipt(self, due: Due, step: int) -> Receipt:
         segment, layout = self._segment, self._segment.recipe.layout

@@ -6,7 +6,10 @@ The oracle is the unbroken run of the same recipe: the accepted lineage must equ
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from trainer_run import alive, new_run, wait_until
@@ -112,6 +115,17 @@ def test_a_full_disk_ends_the_segment_and_loses_nothing_earned(tmp_path):
     assert list(run.layout.checkpoints.iterdir()) == []
     run.train()  # with room again: the attempt's records before the failure are replaced
     assert [step for step, _, _ in run.lineage()] == list(range(1, 25))
+
+
+def test_no_checkpoint_stands_without_the_records_before_it(tmp_path):
+    """The records are on the disk before the checkpoint is: where they cannot be, it is not saved."""
+    script = Path(__file__).with_name("unsyncable_records.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1", str(script), str(tmp_path / "mini")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    ran = subprocess.run(launcher, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "step records could not be forced to the disk" in ran.stdout
+    assert list((tmp_path / "mini" / "checkpoints").glob("*")) == []
 
 
 def test_skipped_steps_are_not_trained_and_move_nothing(tmp_path):
