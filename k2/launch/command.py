@@ -13,14 +13,12 @@ from typing import Literal
 from k2.recipe.schema import Place, Recipe
 from k2.run.layout import RunLayout
 from k2.run.plan import Train
+from k2.run.secrets import without_secrets
 
 Device = Literal["cpu", "cuda"]
 
 MARK = "K2_PROCESS"  # carried by every process of a run: how strays of a killed supervisor are told from others
 _SHUTDOWN_SECONDS = "5"  # what torchrun leaves its ranks when its supervisor was killed; when a rank fails it is 30, fixed
-_SECRET = re.compile(
-    r"^(AWS_|PREFECT_|HF_TOKEN|HUGGING_?FACE_)|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY", re.IGNORECASE
-)
 _LAUNCHER = re.compile(r"^(TORCHELASTIC_|PET_|MASTER_|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)$)")  # of a launcher above us
 
 
@@ -105,7 +103,7 @@ def _supervised(command: tuple[str, ...], supervision: Supervision, lock: int | 
 
 def _environment(inherited: Mapping[str, str], place: Place, device: Device) -> dict[str, str]:
     """What is handed down, with the place's threads and device."""
-    kept = {name: value for name, value in inherited.items() if not _SECRET.search(name) and not _LAUNCHER.search(name)}
+    kept = {name: value for name, value in without_secrets(inherited).items() if not _LAUNCHER.search(name)}
     threads = str(place.threads_per_rank)
     kept |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     if device == "cpu":

@@ -7,7 +7,8 @@ not change. Both strip credentials from their text when they are made, since a c
 import os
 import re
 
-_SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+from k2.run.secrets import names_secret
+
 _SHORTEST_SECRET = 6  # a shorter value is no secret, and would blot out parts of words
 _USER_OF_URL = re.compile(r"(\w+://)[^/\s@]*@")
 _QUERY_OF_URL = re.compile(r"(https?://[^\s?'\"]+)\?[^\s'\")]*")
@@ -26,8 +27,7 @@ class PublishRefused(PublishFailed):
 
 def without_secrets(text: str) -> str:
     """The text without the credentials of the environment, without users in URLs, and without the queries of URLs."""
-    for name in _SECRETS:
-        value = os.environ.get(name, "")
-        if len(value) >= _SHORTEST_SECRET:
-            text = text.replace(value, "***")
+    secrets = [value for name, value in os.environ.items() if names_secret(name) and len(value) >= _SHORTEST_SECRET]
+    for secret in sorted(secrets, key=len, reverse=True):  # one may begin another
+        text = text.replace(secret, "***")
     return _QUERY_OF_URL.sub(r"\1?***", _USER_OF_URL.sub(r"\1", text))

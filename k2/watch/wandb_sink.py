@@ -20,6 +20,7 @@ from k2.run.durable import write_durably
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptStarted, Fact, read_facts
 from k2.run.records import StepRecord, read_records
+from k2.run.secrets import without_secrets
 
 PROJECT = "k2-pipeline"
 _LOG = logging.getLogger(__name__)
@@ -113,10 +114,11 @@ def _run_writer(arguments: list[str], environment: dict[str, str]) -> bool:
 
 
 def _environment(layout: RunLayout, mode: str) -> dict[str, str]:
-    """Everything that W&B would put into the home folder goes into the run's; offline it needs no key."""
+    """Everything that W&B would put into the home folder goes into the run's. No secret is handed down but W&B's own key, online."""
     folders = ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR")
     own = {name: str(layout.wandb / ".own" / name.removeprefix("WANDB_").lower()) for name in folders}
-    return dict(os.environ) | own | {"WANDB_MODE": mode, "WANDB_SILENT": "true", "WANDB_DIR": str(layout.wandb.parent)}
+    key = {name: os.environ[name] for name in ("WANDB_API_KEY",) if mode == "online" and name in os.environ}
+    return without_secrets(os.environ) | key | own | {"WANDB_MODE": mode, "WANDB_SILENT": "true", "WANDB_DIR": str(layout.wandb.parent)}
 
 
 def _folders(layout: RunLayout, attempt: int) -> list[Path]:

@@ -26,6 +26,10 @@ SECRETS = {
     "OPENAI_API_KEY": "s7",
     "DB_PASSWORD": "s8",
     "GIT_TOKEN": "s9",
+    "SMTP_PASS": "s10",
+    "DATABASE_URL": "postgres://u:s11@host/db",
+    "SENTRY_DSN": "s12",
+    "DEPLOY_PRIVATE_KEY": "s13",
 }
 INHERITED = {
     "PATH": "/bin",

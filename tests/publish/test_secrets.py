@@ -82,3 +82,11 @@ def test_redaction(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", CANARY)
     said = without_secrets(f"PUT https://me:pw@host/a/b?X-Amz-Signature=abc&x=1 failed for {CANARY}, see http://host/c")
     assert said == "PUT https://host/a/b?*** failed for ***, see http://host/c"
+
+
+def test_every_credential_of_the_environment_is_blotted_out_and_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GH_TOKEN", CANARY)
+    monkeypatch.setenv("DB_PASS", f"{CANARY}-and-more")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("GIT_AUTHOR_NAME", "LLM360")
+    assert without_secrets(f"{CANARY}-and-more, {CANARY}: LLM360 in eu-central-1") == "***, ***: LLM360 in eu-central-1"

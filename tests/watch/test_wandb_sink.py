@@ -1,5 +1,6 @@
 """W&B offline: real files of a real client, with K2's names, and nothing outside the run's folder."""
 
+import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,3 +85,34 @@ def test_a_failure_is_logged_and_harms_nothing(recipe: Recipe, run: RunLayout, c
     run.wandb.write_text("a file where W&B needs a folder")
     assert not mirror(recipe, run)
     assert "W&B got nothing of attempt 2" in caplog.text
+
+
+RECORDING_CLIENT = """
+import contextlib, json, os, pathlib
+class Error(Exception): pass
+class Settings:
+    def __init__(self, **fields): pass
+class Run:
+    def define_metric(self, *names, **fields): pass
+    def log(self, row): pass
+@contextlib.contextmanager
+def init(**fields):
+    pathlib.Path(os.environ["SEEN"]).write_text(json.dumps(dict(os.environ)))
+    yield Run()
+"""
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_the_writer_gets_no_secret_but_wandbs_key_where_it_is_online(
+    recipe: Recipe, run: RunLayout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: str
+) -> None:
+    """The client is replaced by one that writes down the environment it was given."""
+    (tmp_path / "client").mkdir()
+    (tmp_path / "client" / "wandb.py").write_text(RECORDING_CLIENT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "client"))
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen.json"))
+    for name in ("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "DATABASE_URL"):
+        monkeypatch.setenv(name, "canary")
+    assert mirror(recipe, run, mode)
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    assert [name for name, value in seen.items() if value == "canary"] == (["WANDB_API_KEY"] if mode == "online" else [])
