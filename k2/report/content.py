@@ -101,6 +101,13 @@ class Content:
     events: tuple[TimelineEntry, ...]
     released: bool
 
+    @property
+    def state(self) -> str:
+        """The run's state; a run whose every checkpoint is settled is done, also on the page that its release publishes."""
+        expected = sum(stage.chunks for stage in self.recipe.stages)
+        settled = len(self.status.checkpoints) == expected and all(all(c.obligations.values()) for c in self.status.checkpoints)
+        return "done" if settled else self.status.state
+
 
 def read_content(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: float) -> Content:
     """Read the run directory and lay out what it says at `now` (seconds since the epoch)."""
