@@ -159,13 +159,27 @@ def _outcome(run: Run, action: Train, code: int) -> Outcome:
 
 
 def _refuse_endless_crashes(run: Run, action: Train) -> None:
-    """Crashes are tried again, but not where going on brings nothing: no attempt of the last few got to a new checkpoint."""
+    """Crashes are tried again, but not a refusal, and not where no attempt of the last few got to a new checkpoint."""
+    said = ranks_words(_log_of(run, action))
+    if any(" refuses: " in line for line in said):
+        raise TrainingFailed(f"{said[0]}\nWhat was earned is kept; mend the cause and go on with `k2 resume {run.layout.name}`.")
     if fruitless_crashes(run.facts()) >= MAX_FRUITLESS:
         raise TrainingFailed(
-            f"{MAX_FRUITLESS} attempts in a row crashed before they reached another checkpoint; going on would not help. "
-            f"Mend the cause and go on with `k2 resume`. The end of {run.layout.trainer_log(action.attempt)}:\n{_last_lines(run, action)}"
+            f"{MAX_FRUITLESS} attempts in a row crashed before they reached another checkpoint; going on would not help. Mend the cause "
+            f"and go on with `k2 resume {run.layout.name}`. From {run.layout.trainer_log(action.attempt)}:\n" + "\n".join(said)
         )
     time.sleep(CRASH_PAUSE_SECONDS)
+
+
+def ranks_words(log: str, lines: int = 15) -> list[str]:
+    """What the ranks said of their end, refusals first; the end of the log where they said nothing."""
+    said = [line for line in dict.fromkeys(log.splitlines()) if line.startswith("k2.train, rank ")]
+    return sorted(said, key=lambda line: " refuses: " not in line) or log.splitlines()[-lines:]
+
+
+def _log_of(run: Run, action: Train) -> str:
+    log = run.layout.trainer_log(action.attempt)
+    return log.read_text("utf-8", "replace") if log.is_file() else "(no log)"
 
 
 def fruitless_crashes(facts: list[Fact]) -> int:
@@ -179,9 +193,3 @@ def fruitless_crashes(facts: list[Fact]) -> int:
             break
         count += 1
     return count
-
-
-def _last_lines(run: Run, action: Train, lines: int = 15) -> str:
-    log = run.layout.trainer_log(action.attempt)
-    text = log.read_text("utf-8", "replace") if log.is_file() else "(no log)"
-    return "\n".join(text.splitlines()[-lines:])

@@ -88,7 +88,8 @@ def _explain(error: Exception) -> None:
         hint = (
             ". Make room and resume the run: the checkpoints are untouched" if isinstance(error, OSError) and error.errno in NO_ROOM else ""
         )
-        print(f"k2.train, rank {rank}: {error}{hint}", file=sys.stderr)
+        verb = " refuses" if isinstance(error, ValueError) else ""  # the driver tries the world's failures again, a refusal not
+        print(f"k2.train, rank {rank}{verb}: {error}{hint}", file=sys.stderr)
 
 
 def _arguments() -> argparse.Namespace:

@@ -41,6 +41,11 @@ def test_a_batch_that_the_layout_does_not_divide_is_refused_with_the_numbers(cap
     assert re.search(r"batch_samples = 4 is not a multiple of .* = 3 x 2 = 6; the nearest that is: 6", err)
 
 
+def test_a_layout_that_cannot_be_trained_is_refused_before_anything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "layout.tensor = 2" in refused(["run", MINI, "--run", "x", "--set", "layout.tensor=2"], capsys, 2)
+    assert not (tmp_path / "runs" / "x").exists()
+
+
 def test_a_missing_recipe_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert "k2_65b" in refused(["plan", "k3"], capsys, 2)
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from flows.training import fruitless_crashes
+from flows.training import fruitless_crashes, ranks_words
 from k2.run.ledger import AttemptEnded, AttemptStarted, Fact
 
 
@@ -27,3 +27,9 @@ def test_a_checkpoint_in_between_begins_the_count_anew() -> None:
 def test_other_ends_are_no_crashes() -> None:
     assert fruitless_crashes(attempts((1, "crashed"), (1, "crashed"), (1, "stopped"))) == 0
     assert fruitless_crashes(attempts((1, "crashed"), (1, "lost"), (1, "crashed"))) == 1
+
+
+def test_what_the_ranks_said_comes_first() -> None:
+    log = "noise\nk2.train, rank 1: disk\nk2.train, rank 0 refuses: no\nk2.train, rank 0 refuses: no\ntrace\n"
+    assert ranks_words(log) == ["k2.train, rank 0 refuses: no", "k2.train, rank 1: disk"]
+    assert ranks_words("a\nb\n", lines=1) == ["b"]

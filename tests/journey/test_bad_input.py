@@ -1,9 +1,10 @@
 """What is wrong is said in one paragraph with the contract's exit code, and nothing earned is lost."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
-from machine import LONGER, Machine
+from machine import K2, LONGER, Machine
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +53,27 @@ def test_a_truncated_shard_stops_training_and_keeps_what_is_there(machine: Machi
     assert earned.items() <= machine.losses("mini").items()
     chunk.write_bytes(whole)
     assert machine.k2("resume", "mini").returncode == 0
+
+
+def test_a_full_disk_is_said_and_loses_nothing(machine: Machine, reference: Machine) -> None:
+    stopped_run(machine)
+    earned = machine.losses("mini")
+    process = subprocess.Popen(
+        ["prlimit", "--fsize=49152", K2, "resume", "mini"],  # a checkpoint's largest file has 59 kB
+        env=machine.environment(),
+        cwd=machine.root,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    machine.children.append(process)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert_one_paragraph(err)
+    assert "make room and resume the run" in err
+    assert earned.items() <= machine.losses("mini").items()
+    resumed = machine.k2("resume", "mini")
+    assert resumed.returncode == 0, resumed.stderr[-4000:]
+    assert machine.losses("mini") == reference.losses("mini")
 
 
 def test_a_recipe_changed_under_a_run_is_refused(machine: Machine) -> None:
