@@ -180,13 +180,13 @@ class Evaluator:
 
     def _connect(self) -> Line:
         """The line to a process that has said that it is ready."""
-        if self._line is None:
+        if self._line is None and not self._closed:
             end_strays(mark("evaluator", self._layout))
             self._line = Line(self._make_command, self.log, (self._lease.descriptor,))
             deadline = time.monotonic() + self._ready_seconds
             while not self._closed and not _is_ready(self._line.hear(deadline)):
                 pass
-        if self._closed:
+        if self._line is None or self._closed:
             raise EvaluatorFailed("the evaluator was closed")
         return self._line
 

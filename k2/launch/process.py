@@ -43,9 +43,19 @@ def launch(command: Command, log: Path, inherited: tuple[int, ...] = ()) -> subp
 
 
 def end(process: subprocess.Popen[bytes], number: signal.Signals, grace_seconds: float) -> int:
-    """Send the supervisor a signal and wait for it to have ended everything; its exit code."""
-    process.send_signal(number)
-    return process.wait(grace_seconds + _REAPING_SECONDS)
+    """Send the supervisor a signal and wait for it to have ended everything; its exit code.
+
+    The signal is sent again every second: one that comes while the supervisor is just starting may be lost, as what a shell
+    starts in the background ignores SIGQUIT until it says otherwise. Asking twice shortens no grace.
+    """
+    deadline = time.monotonic() + grace_seconds + _REAPING_SECONDS
+    while True:
+        process.send_signal(number)
+        try:
+            return process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= deadline:
+                raise
 
 
 class Line:

@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from launch_rig import Rig
 
-from k2.launch.command import mark
+from k2.launch.command import Command, mark
+from k2.launch.process import end, launch
 from k2.launch.strays import end_strays, strays
 
 SUPERVISE = (sys.executable, "-m", "k2.launch.supervise", "--grace", "1", "--")
@@ -87,3 +90,16 @@ def test_strays_of_another_run_are_left_alone(rig: Rig) -> None:
     assert end_strays(mark("trainer", rig.layout) + "2") == []
     assert len(rig.alive) == 5
     assert process.poll() is None
+
+
+def test_a_kill_that_comes_while_the_supervisor_starts_is_not_lost(tmp_path: Path) -> None:
+    """As under a shell that has put its job in the background: SIGQUIT is ignored until the supervisor takes it up."""
+    ignored = signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    try:
+        command = Command((sys.executable, "-m", "k2.launch.supervise", "--", "sleep", "600"), dict(os.environ))
+        process = launch(command, tmp_path / "log")
+        began = time.monotonic()
+        end(process, signal.SIGQUIT, 0.0)
+    finally:
+        signal.signal(signal.SIGQUIT, ignored)
+    assert time.monotonic() - began < 20
