@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 
 test: lint unit
 
-unit: $(VENV)/.test-installed
+unit: $(VENV)/.test-installed .venv-s3/.installed
 	$(BIN)/python -m pytest
 
 journeys: $(VENV)/.test-installed .venv-s3/.installed
@@ -46,8 +46,9 @@ $(VENV)/.test-installed: $(VENV)/.installed
 
 # OpenStack Swift with its S3 API is the real store that the publishing tests talk to; its pins stay apart from ours.
 .venv-s3/.installed:
-	$(PYTHON) -m venv .venv-s3
-	.venv-s3/bin/python -m pip install --quiet "swift>=2.38,<2.39" "setuptools<81"
+	@echo "installing the S3 server that the publishing tests talk to"
+	@$(PYTHON) -m venv .venv-s3
+	@.venv-s3/bin/python -m pip install --quiet "swift>=2.38,<2.39" "setuptools<81"
 	touch $@
 
 clean:
