@@ -33,6 +33,7 @@ from k2.launch.command import MARK, Command
 from k2.launch.process import end, launch
 from k2.launch.strays import end_strays
 
+_BRIEF_RETRIES = {"PREFECT_CLIENT_MAX_RETRIES": "2"}  # nobody brings this server back: waiting a minute a call for it helps no one
 START_SECONDS = 90.0  # 10 s on two idle cores, the first time
 SERVER_GRACE, WORKER_GRACE = 5.0, 30.0  # a trainer under the worker saves before it ends
 DEPLOYMENTS = Path(flows.__file__).parents[1] / "deployments" / "prefect.yaml"
@@ -92,7 +93,7 @@ def serving(runs_dir: Path) -> Iterator[Service]:
     try:
         with suppress(ServiceFailed) if joined else nullcontext():
             _wait_until_healthy(home, service)
-        with _in_environment(settings(home, service.address, os.environ)):
+        with _in_environment(settings(home, service.address, os.environ) | ({} if joined else _BRIEF_RETRIES)):
             yield service
     finally:
         if process is not None:
