@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from machine import LONGER, Machine, wait_until
+from machine import LONGER, MINI, Machine, wait_until
 
 from k2.run.ledger import IncidentClosed, IncidentDecided, IncidentOpened, StepsSkipped, read_facts
 
@@ -15,16 +15,14 @@ SPIKED = (*LONGER, "--set", "spikes.persistence_steps=8", "--set", "spikes.margi
 FAULT = '\n[[faults]]\nstage = "stage1"\nfirst_step = 61\nsteps = 3\nlearning_rate_factor = 300.0\n'
 
 
-def spiked_recipe(machine: Machine) -> str:
-    from machine import MINI
-
+def spiked_recipe(machine: Machine, fault: str) -> str:
     recipe = machine.root / "spiked.toml"
-    recipe.write_text(MINI.read_text() + FAULT)
+    recipe.write_text(MINI.read_text() + fault)
     return str(recipe)
 
 
-def arguments(machine: Machine, *more: str) -> tuple[str, ...]:
-    return ("run", spiked_recipe(machine), "--run", "mini", "--place", str(machine.place), *SPIKED, *more)
+def arguments(machine: Machine, *more: str, fault: str = FAULT) -> tuple[str, ...]:
+    return ("run", spiked_recipe(machine, fault), "--run", "mini", "--place", str(machine.place), *SPIKED, *more)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +80,17 @@ def test_killed_in_the_middle_of_the_incident_it_ends_the_same(machine: Machine,
     resumed = machine.k2("resume", "mini")
     assert resumed.returncode == 0, resumed.stderr[-4000:]
     assert machine.losses("mini") == healed.losses("mini")
+
+
+def test_a_verdict_in_the_last_steps_of_a_stage_is_healed_too(machine: Machine) -> None:
+    """The trainer has ended the stage before anybody can stop it: what it saved last is abandoned, never settled."""
+    done = machine.k2(*arguments(machine, fault=FAULT.replace("first_step = 61", "first_step = 108")))
+    assert done.returncode == 0, done.stderr[-4000:]
+    layout = machine.layout("mini")
+    [closed] = [f for f in read_facts(layout.ledger) if isinstance(f, IncidentClosed)]
+    assert "ckpt_003" in closed.abandoned
+    assert not (layout.incident(1) / "published").exists()
+    assert machine.status("mini")["state"] == "done"
 
 
 def test_a_human_is_asked_where_the_recipe_says_so(machine: Machine) -> None:
