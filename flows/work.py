@@ -11,6 +11,7 @@ from flows.progress import Progress
 from flows.run import Run
 from flows.training import Beside, train_segment
 from k2.checkpoint.select import prunable, verify
+from k2.launch.local import EvaluatorClosed
 from k2.run.durable import remove_folder, sweep
 from k2.run.holdings import duty_folder
 from k2.run.ledger import IncidentClosed
@@ -153,7 +154,8 @@ def is_permanent(error: BaseException) -> bool:
     """Whether trying again cannot help: what the user or the bytes are at fault for, not the world."""
     from k2.publish.failure import PublishFailed, PublishRefused
 
-    return isinstance(error, ValueError) and (isinstance(error, PublishRefused) or not isinstance(error, PublishFailed))
+    final = isinstance(error, EvaluatorClosed | PublishRefused)
+    return final or (isinstance(error, ValueError) and not isinstance(error, PublishFailed))
 
 
 def _asked_of_the_evaluator(run: Run, action: Settle) -> Receipt:

@@ -115,6 +115,10 @@ class EvaluatorFailed(RuntimeError):
     """No answer: the evaluator died twice, took too long, or was closed. The text names its log."""
 
 
+class EvaluatorClosed(EvaluatorFailed):
+    """No answer, and none will come: the run is ending. Asking again is no use."""
+
+
 class Evaluator:
     """The evaluator's process, started at the first question and kept. One question at a time, from any thread."""
 
@@ -187,7 +191,7 @@ class Evaluator:
             while not self._closed and not _is_ready(self._line.hear(deadline)):
                 pass
         if self._line is None or self._closed:
-            raise EvaluatorFailed("the evaluator was closed")
+            raise EvaluatorClosed("the evaluator was closed")
         return self._line
 
     def _hang_up(self) -> None:

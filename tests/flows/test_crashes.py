@@ -3,6 +3,9 @@
 from typing import Literal
 
 from flows.training import fruitless_crashes, ranks_words
+from flows.work import is_permanent
+from k2.launch.local import EvaluatorClosed, EvaluatorFailed
+from k2.publish.failure import PublishFailed, PublishRefused
 from k2.run.ledger import AttemptEnded, AttemptStarted, Fact
 
 
@@ -33,3 +36,11 @@ def test_what_the_ranks_said_comes_first() -> None:
     log = "noise\nk2.train, rank 1: disk\nk2.train, rank 0 refuses: no\nk2.train, rank 0 refuses: no\ntrace\n"
     assert ranks_words(log) == ["k2.train, rank 0 refuses: no", "k2.train, rank 1: disk"]
     assert ranks_words("a\nb\n", lines=1) == ["b"]
+
+
+def test_what_the_world_did_is_tried_again_and_what_is_settled_is_not() -> None:
+    assert not is_permanent(EvaluatorFailed("it died"))
+    assert not is_permanent(PublishFailed("503"))
+    assert is_permanent(EvaluatorClosed("the run is ending"))
+    assert is_permanent(PublishRefused("another's bytes"))
+    assert is_permanent(ValueError("a bad input"))
