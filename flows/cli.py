@@ -1,6 +1,6 @@
 """`k2`, the command line: what a user types, and the exit codes that scripts rely on.
 
-Each command is a function of `flows.commands`; this file declares them and turns errors into one paragraph and a
+Each command is a function of a module of `flows.commands`; this file declares them and turns errors into one paragraph and a
 code: 0 done, 1 an error, 2 bad usage or a refused recipe, 3 stopped and resumable, 4 waits for a decision, 5 held by
 another writer, 130 interrupted. Nothing heavy is imported before a command needs it.
 """
@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -101,13 +102,12 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 def _command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, words: str, function: str
 ) -> argparse.ArgumentParser:
-    """A command whose function `flows.commands` holds; it is imported when the command runs."""
+    """A command whose function a module of `flows.commands` holds (`data.build`); it is imported when the command runs."""
     parser = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
 
     def perform(arguments: argparse.Namespace) -> int:
-        from flows import commands as module
-
-        chosen: Callable[[argparse.Namespace], int] = getattr(module, function)
+        module, _, name = function.partition(".")
+        chosen: Callable[[argparse.Namespace], int] = getattr(import_module(f"flows.commands.{module}"), name)
         return chosen(arguments)
 
     parser.set_defaults(perform=perform)
@@ -119,13 +119,13 @@ def _command(
 
 
 def _add_run_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    run = _command(commands, "run", "run a recipe from wherever it stands to its end", "run")
+    run = _command(commands, "run", "run a recipe from wherever it stands to its end", "runs.run")
     run.add_argument("recipe", help="a .toml file or a shipped name: k2_tiny, k2_1b, k2_65b")
     run.add_argument("--run", required=True, help="name of the run: its folder under the runs directory")
     run.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c", help="override a field of the recipe")
     run.add_argument("--place", metavar="FILE", help="TOML file that says where the run happens")
     run.add_argument("--ui", action="store_true", help="serve the Prefect UI on loopback while the run lasts")
-    resume = _command(commands, "resume", "go on with a run, from its directory alone", "resume")
+    resume = _command(commands, "resume", "go on with a run, from its directory alone", "runs.resume")
     resume.add_argument("run")
     resume.add_argument("--ui", action="store_true", help="serve the Prefect UI on loopback while the run lasts")
     for name, words in (
@@ -133,29 +133,29 @@ def _add_run_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         ("stop", "ask the trainer to finish its step, save and end"),
         ("report", "build the run's HTML page"),
     ):
-        _command(commands, name, words, name).add_argument("run")
-    decide = _command(commands, "decide", "answer an open incident", "decide")
+        _command(commands, name, words, f"runs.{name}").add_argument("run")
+    decide = _command(commands, "decide", "answer an open incident", "runs.decide")
     decide.add_argument("run")
     decide.add_argument("incident", type=int)
     decide.add_argument("action", choices=("rollback", "continue", "abort"))
     decide.add_argument("--to", metavar="CKPT", help="the checkpoint to go back to (default: the policy's choice)")
     decide.add_argument("--data", choices=("skip", "defer"), help="what happens to the data window (default: the recipe's)")
-    logs = _command(commands, "logs", "show the log of a run's trainer", "logs")
+    logs = _command(commands, "logs", "show the log of a run's trainer", "runs.logs")
     logs.add_argument("run")
     logs.add_argument("-f", "--follow", action="store_true")
-    _command(commands, "runs", "list the runs here", "runs")
+    _command(commands, "runs", "list the runs here", "runs.runs")
 
 
 def _add_checkpoint_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    export = _command(commands, "export", "write a checkpoint in Hugging Face format, logits compared", "export")
+    export = _command(commands, "export", "write a checkpoint in Hugging Face format, logits compared", "checkpoints.export")
     export.add_argument("run")
     export.add_argument("checkpoint")
     export.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
-    evaluate = _command(commands, "eval", "score what is unscored", "evaluate")
+    evaluate = _command(commands, "eval", "score what is unscored", "checkpoints.evaluate")
     evaluate.add_argument("run")
     evaluate.add_argument("--checkpoint", action="append", default=[], help="only these (default: all)")
     evaluate.add_argument("--suite", help="the suite to score with (default, and so far only: the recipe's)")
-    publish = _command(commands, "publish", "upload what is unpublished, and compare every digest", "publish")
+    publish = _command(commands, "publish", "upload what is unpublished, and compare every digest", "checkpoints.publish")
     publish.add_argument("run")
     publish.add_argument("--checkpoint", action="append", default=[], help="only these (default: all)")
     publish.add_argument("--to", required=True, metavar="TARGET", help="s3://bucket/prefix, hf://owner/name or file:///folder")
@@ -164,15 +164,15 @@ def _add_checkpoint_commands(commands: "argparse._SubParsersAction[argparse.Argu
 def _add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     group = commands.add_parser("data", help="build and question the data", description="Build and question the data.")
     data = group.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
-    build = _command(data, "build", "build tokens and chunks, restartable", "data_build")
+    build = _command(data, "build", "build tokens and chunks, restartable", "data.build")
     build.add_argument("recipe")
     build.add_argument("--out", type=Path, required=True)
     build.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c")
     build.add_argument("--place", metavar="FILE")
-    _command(data, "verify", "check every receipt and digest below a folder", "data_verify").add_argument("folder", type=Path)
-    _command(data, "mix", "the mix, declared by a recipe or counted from a run's chunks", "data_mix").add_argument("recipe_or_run")
-    _command(data, "order", "the effective order of chunks and skipped steps, with who, when, why", "data_order").add_argument("run")
-    seen = _command(data, "seen", "which documents a step consumed, or which steps a document", "data_seen")
+    _command(data, "verify", "check every receipt and digest below a folder", "data.verify").add_argument("folder", type=Path)
+    _command(data, "mix", "the mix, declared by a recipe or counted from a run's chunks", "data.mix").add_argument("recipe_or_run")
+    _command(data, "order", "the effective order of chunks and skipped steps, with who, when, why", "data.order").add_argument("run")
+    seen = _command(data, "seen", "which documents a step consumed, or which steps a document", "data.seen")
     seen.add_argument("run")
     seen.add_argument("--stage")
     seen.add_argument("--step", type=int)
@@ -180,27 +180,27 @@ def _add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
 
 
 def _add_recipe_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    plan = _command(commands, "plan", "what a recipe would take, before anything starts", "plan")
+    plan = _command(commands, "plan", "what a recipe would take, before anything starts", "recipes.plan")
     plan.add_argument("recipe")
     plan.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c")
     group = commands.add_parser("recipe", help="validate and compare recipes", description="Validate and compare recipes.")
     recipe = group.add_subparsers(dest="recipe_command", required=True, metavar="COMMAND")
-    _command(recipe, "check", "validate a recipe", "recipe_check").add_argument("recipe")
-    diff = _command(recipe, "diff", "show what differs between two recipes", "recipe_diff")
+    _command(recipe, "check", "validate a recipe", "recipes.check").add_argument("recipe")
+    diff = _command(recipe, "diff", "show what differs between two recipes", "recipes.diff")
     diff.add_argument("a")
     diff.add_argument("b")
     spikes = commands.add_parser("spikes", help="question the spike detector", description="Question the spike detector.")
     inner = spikes.add_subparsers(dest="spikes_command", required=True, metavar="COMMAND")
-    replay = _command(inner, "replay", "run the detector over a recorded curve (.csv, .csv.gz, .jsonl)", "spikes_replay")
+    replay = _command(inner, "replay", "run the detector over a recorded curve (.csv, .csv.gz, .jsonl)", "spikes.replay")
     replay.add_argument("file", type=Path)
     replay.add_argument("--recipe", help="whose detector settings (default: k2_65b)", default="k2_65b")
 
 
 def _add_service_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    up = _command(commands, "up", "start a local server with UI, its deployments and a worker", "up")
+    up = _command(commands, "up", "start a local server with UI, its deployments and a worker", "service.up")
     up.add_argument("--host", default="127.0.0.1", help="beyond loopback PREFECT_SERVER_API_AUTH_STRING must be set")
     up.add_argument("--port", type=int, default=4200)
-    _command(commands, "down", "stop the local server and worker", "down")
+    _command(commands, "down", "stop the local server and worker", "service.down")
 
 
 if __name__ == "__main__":

@@ -87,9 +87,9 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("flow", sorted((ROOT / "flows").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("flow", sorted((ROOT / "flows").rglob("*.py")), ids=module_of)
 def test_no_flow_loads_torch(flow: Path) -> None:
-    assert not loaded_by(f"import flows.{flow.stem}") & {"torch", "deepspeed", "transformers", "lm_eval"}
+    assert not loaded_by(f"import {module_of(flow)}") & {"torch", "deepspeed", "transformers", "lm_eval"}
 
 
 def test_the_command_line_starts_light() -> None:

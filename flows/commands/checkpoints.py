@@ -1,0 +1,51 @@
+"""What a checkpoint is owed, by hand: export, score, publish."""
+
+from argparse import Namespace
+
+from flows.commands.answering import answer, layout_of, say, show_lines
+from k2.recipe.load import RecipeError
+from k2.run.opening import open_run
+
+
+def export(arguments: Namespace) -> int:
+    """k2 export"""
+    from flows.driving import export_to
+
+    layout = layout_of(arguments)
+    receipt = export_to(layout, arguments.checkpoint, arguments.out, say)
+    shown = {"max_abs_logit_difference": receipt.facts["max_abs_logit_difference"], "out": str(arguments.out), "digest": receipt.digest}
+    answer(arguments, shown, f"{arguments.out}: logits agree to {receipt.facts['max_abs_logit_difference']:.3g}")
+    return 0
+
+
+def evaluate(arguments: Namespace) -> int:
+    """k2 eval"""
+    from flows.driving import settle_plainly
+    from k2.eval.scores import read_scores
+
+    layout = layout_of(arguments)
+    suite = open_run(layout)[0].evaluation.suite
+    if arguments.suite not in (None, suite):
+        raise RecipeError(f"--suite {arguments.suite}: this run's recipe scores with {suite!r}; a run has one suite, leave --suite out")
+    settle_plainly(layout, ("verified", "exported", "evaluated"), tuple(arguments.checkpoint), say)
+    rows = [row for row in read_scores(layout) if not arguments.checkpoint or row.checkpoint in arguments.checkpoint]
+    if arguments.json:
+        show_lines(rows)
+        return 0
+    for row in rows:
+        print(f"{row.checkpoint}  {row.stage:8} {row.task:20} {row.shots:>2}-shot  {row.metric:16} {row.value:8.4f}")
+    return 0
+
+
+def publish(arguments: Namespace) -> int:
+    """k2 publish"""
+    from flows.driving import publish_to
+
+    layout = layout_of(arguments)
+    rows = publish_to(layout, arguments.to, tuple(arguments.checkpoint), say)
+    if arguments.json:
+        show_lines(rows)
+        return 0
+    for row in rows:
+        print(f"{row['checkpoint']}  {row['target']}  {row['files']} files, {row['bytes']:,} bytes, verified")
+    return 0
