@@ -83,10 +83,12 @@ def test_killed_in_the_middle_of_the_incident_it_ends_the_same(machine: Machine,
 
 
 def test_a_verdict_in_the_last_steps_of_a_stage_is_healed_too(machine: Machine) -> None:
-    """The trainer has ended the stage before anybody can stop it: what it saved last is abandoned, never settled."""
-    done = machine.k2(*arguments(machine, fault=FAULT.replace("first_step = 61", "first_step = 108")))
+    """The verdict falls with the stage's last record, so nobody can stop the trainer: what it saved last is abandoned, never settled."""
+    done = machine.k2(*arguments(machine, fault=FAULT.replace("first_step = 61", "first_step = 112")))
     assert done.returncode == 0, done.stderr[-4000:]
     layout = machine.layout("mini")
+    [opened] = [f for f in read_facts(layout.ledger) if isinstance(f, IncidentOpened)]
+    assert opened.verdict_step == 120
     [closed] = [f for f in read_facts(layout.ledger) if isinstance(f, IncidentClosed)]
     assert "ckpt_003" in closed.abandoned
     assert not (layout.incident(1) / "published").exists()
