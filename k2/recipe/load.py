@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from k2.recipe.schema import Part, Place, Recipe
+from k2.recipe.part import Part
+from k2.recipe.schema import Place, Recipe
 
 P = TypeVar("P", bound=Part)
 

@@ -7,22 +7,13 @@ each other. A recipe says *what* is trained. *Where* it runs is a `Place`, which
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-Count = Annotated[int, Field(ge=1, le=10**15)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+from k2.recipe.part import Count, Fraction, Name, NonNegative, Part, Positive
+from k2.recipe.spikes import Spikes
 
 NUM_CODE_TOKENS = 18  # K2 §2: the StarCoder tokens appended to LLaMA's 32,000
 TOKENS_LIMIT = 65_536  # token ids are stored as uint16
-
-
-class Part(BaseModel):
-    """A frozen piece of a recipe. An unknown field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Model(Part):
@@ -215,21 +206,6 @@ class Layout(Part):
 
 class Checkpoints(Part):
     rescue_every_steps: Count = Field(description="steps between two rescue checkpoints; chunk ends are always saved")
-
-
-class Spikes(Part):
-    """The detector and the rollback policy. Every window scales with `persistence_steps` (100 in K2 §3.1)."""
-
-    mode: Literal["auto", "confirm", "observe"] = "auto"
-    persistence_steps: Annotated[int, Field(ge=4)] = Field(default=100, description="elevated for so long is malignant")
-    onset_z: Positive = 8.0
-    quiet_z: Positive = 4.0
-    level_deviations: Positive = 1.5
-    level_nats: Positive = 0.05
-    bypass: Literal["skip", "defer"] = Field(default="skip", description="skip the data window, or defer the chunk to the end (K2)")
-    margin_steps: Annotated[int, Field(ge=0)] = Field(default=100, description="the target lies at least so many steps before the onset")
-    max_skip_steps: Count = 400
-    max_rollbacks: Annotated[int, Field(ge=0)] = Field(default=10, description="of a run; then it stops and asks")
 
 
 class Fault(Part):

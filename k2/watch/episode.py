@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
-from k2.recipe.schema import Spikes
+from k2.recipe.spikes import Spikes
 from k2.watch.reference import Normal
 
 _SMALL_GRAD_RATIO = 1.5  # K2 §3.1: "small" norms inside the span, so that clipping did not protect

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from k2.recipe.schema import Spikes
+from k2.recipe.spikes import Spikes
 from k2.run.records import StepRecord
 from k2.watch.event import Event
 from k2.watch.spikes import Detector, observe

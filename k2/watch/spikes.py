@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, Self
 
-from k2.recipe.schema import Spikes
+from k2.recipe.spikes import Spikes
 from k2.run.records import StepRecord
 from k2.watch.episode import Episode, Reading, Windows
 from k2.watch.event import Event, Kind

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from k2.recipe.schema import Spikes
+from k2.recipe.spikes import Spikes
 from k2.run.records import StepRecord
 from k2.watch.event import Event
 from k2.watch.spikes import Detector

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from spike_families import LONG, calm, family, records, verdicts
 
-from k2.recipe.schema import Spikes
+from k2.recipe.spikes import Spikes
 from k2.watch.replay import CurveRefused, replay
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from spike_families import LONG, TINY, Scale, calm, family, records, verdicts
 
-from k2.recipe.schema import Spikes
+from k2.recipe.spikes import Spikes
 from k2.run.records import StepRecord
 from k2.watch.event import Event
 from k2.watch.spikes import Detector
