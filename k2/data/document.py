@@ -18,7 +18,11 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Found:
-    """A text as a reader found it: `position` is its line in a file of many documents, else 0."""
+    """A text as a reader found it.
+
+    `position` is the byte at which its record begins in its (decompressed) file, the number of its row in Parquet, and 0
+    for a file that is one document.
+    """
 
     source: str
     position: int

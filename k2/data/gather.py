@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import IO
 
 from k2.data.document import DataError, Document, Dropped, Found, document_id
-from k2.data.installation import read_installation
-from k2.data.read import read_files
+from k2.data.sources import cut, list_source, read_piece
 from k2.recipe.load import digest
-from k2.recipe.schema import Place, PythonSource, Recipe, Source, Subset
+from k2.recipe.schema import Place, Recipe, Source, Subset
 from k2.run.durable import durable_folder
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, find_receipt, now, seal_folder
 
 HELD_OUT = "held_out"
+_PIECE_BYTES = 64 << 20
 
 
 @dataclass
@@ -75,7 +75,7 @@ def _gather_subset(subset: Subset, recipe: Recipe, place: Place, folder: Path, h
     """Write the subset's documents to its file and to the held-out one. What is held out does not count against the cap."""
     count = Gathered()
     with (folder / f"{subset.name}.jsonl").open("wb") as kept:
-        for found in _new_texts(subset.source, Path(place.data_dir), seen, count):
+        for found in _new_texts(subset.source, place, seen, count):
             if is_held_out(document_id(found.text), recipe.data.held_out):
                 held_out.write(_document(found, found.text, subset).line())
                 count.held_out += 1
@@ -90,9 +90,10 @@ def _gather_subset(subset: Subset, recipe: Recipe, place: Place, folder: Path, h
     return count
 
 
-def _new_texts(source: Source, data_dir: Path, seen: set[str], count: Gathered) -> Iterator[Found]:
+def _new_texts(source: Source, place: Place, seen: set[str], count: Gathered) -> Iterator[Found]:
     """What the source gives that was not seen before; the rest is counted."""
-    for found in read_installation(source) if isinstance(source, PythonSource) else read_files(source, data_dir):
+    pieces = cut(list_source(source, place), _PIECE_BYTES)
+    for found in (found for piece in pieces for found in read_piece(source, place, piece)):
         if isinstance(found, Dropped):
             count.dropped[found.reason] = count.dropped.get(found.reason, 0) + 1
             continue

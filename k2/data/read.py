@@ -1,83 +1,95 @@
-"""Reading what the user brings: `.jsonl` with a text field, plain text and source files.
+"""Reading what the user brings, a file at a time: lines of JSON, and plain text or source files.
 
-Enters a `FilesSource` and the place's data folder; leaves `Found` and `Dropped`, file by file in the order of
-their names, a line at a time.
+Enters a store and a `FilesSource`; leaves `Found` and `Dropped` in the order of their positions: the byte at which a line
+begins in its file, the number of a row in Parquet, 0 for a file that is one document.
 """
 
-import json
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
 
-from k2.data.document import DataError, Dropped, Found
+from k2.data.document import Dropped, Found
+from k2.data.lines import Line, lines_of_range
+from k2.data.parse import TOO_LARGE, UNREADABLE, Unusable, text_of_file, text_of_line
+from k2.data.store import SourceFile, Store, blocks
 from k2.recipe.schema import FilesSource
 
+_LINES = (".jsonl", ".ndjson")
 
-def read_files(source: FilesSource, data_dir: Path) -> Iterator[Found | Dropped]:
-    """The documents of the files that the pattern names. `DataError` when it names none."""
-    for path in _matching(source.pattern, data_dir):
-        name = str(path.relative_to(data_dir))
-        if path.suffix == ".jsonl":
-            yield from _read_jsonl(path, name, source.text_field)
-        else:
-            yield read_text(path, name)
+
+class Format(Enum):
+    """How documents lie in a file."""
+
+    LINES = "lines"
+    TEXT = "text"
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a part of the file can be read without what lies before it."""
+        return self is Format.LINES
+
+
+def find_format(name: str) -> Format:
+    """The format that the file's name says."""
+    return Format.LINES if name.endswith(_LINES) else Format.TEXT
 
 
 def read_text(path: Path, name: str) -> Found | Dropped:
-    """The file as one document."""
+    """A file of this machine as one document."""
     try:
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError:
-        return Dropped(name, 0, "not UTF-8")
+        return Found(name, 0, text_of_file(path.read_bytes()))
     except OSError:
-        return Dropped(name, 0, "unreadable")
-    return Found(name, 0, text) if text.strip() else Dropped(name, 0, "empty")
+        return Dropped(name, 0, UNREADABLE)
+    except Unusable as unusable:
+        return Dropped(name, 0, str(unusable))
 
 
-def _matching(pattern: str, data_dir: Path) -> list[Path]:
-    if PurePath(pattern).is_absolute() or ".." in PurePath(pattern).parts:
-        raise DataError(
-            f"source.pattern = {pattern!r} must lie inside the place's data folder: "
-            f"write it relative to {data_dir}, or set the place's data_dir"
-        )
-    found = sorted(path for path in data_dir.glob(pattern) if path.is_file())
-    if not found:
-        raise DataError(
-            f"source.pattern = {pattern!r} names no file in {data_dir.resolve()}: "
-            "put the files there, or set the place's data_dir to where they are"
-        )
-    return found
+@dataclass(frozen=True)
+class FileReader:
+    """Reads the files of one source."""
 
+    store: Store
+    source: FilesSource
 
-def _read_jsonl(path: Path, name: str, text_field: str) -> Iterator[Found | Dropped]:
-    with path.open("rb") as file:
-        for position, line in enumerate(file):
-            if line.strip():
-                text, reason = _parse_line(line, text_field)
-                yield Dropped(name, position, reason) if text is None else Found(name, position, text)
+    def read(self, file: SourceFile, begin: int, end: int) -> Iterator[Found | Dropped]:
+        """The documents that begin at bytes `begin` to `end` - 1 of the file."""
+        try:
+            match find_format(file.name):
+                case Format.LINES:
+                    yield from self._lines(file, begin, end)
+                case Format.TEXT:
+                    yield self._text(file)
+        except PermissionError:
+            if begin == 0:  # once, however the file was cut
+                yield Dropped(file.name, 0, UNREADABLE)
 
+    def read_at(self, file: SourceFile, position: int) -> Iterator[Found | Dropped]:
+        """Documents of the file of which one stands at `position`, if any does."""
+        match find_format(file.name):
+            case Format.LINES:
+                return self.read(file, position, position + 1)
+            case Format.TEXT:
+                return self.read(file, 0, file.bytes)
 
-def _parse_line(line: bytes, text_field: str) -> tuple[str | None, str]:
-    """The line's text, or None and why there is none."""
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        return None, "not UTF-8"
-    except (ValueError, RecursionError):
-        return None, "not JSON"
-    if not isinstance(record, dict) or text_field not in record:
-        return None, "no text field"
-    text = record[text_field]
-    if not isinstance(text, str):
-        return None, "text is no string"
-    if not text.strip():
-        return None, "empty"
-    return (None, "not encodable") if _has_lone_surrogate(text) else (text, "")
+    def _lines(self, file: SourceFile, begin: int, end: int) -> Iterator[Found | Dropped]:
+        limit = self.source.max_document_bytes
+        for line in lines_of_range(lambda offset: blocks(self.store, file.name, offset), begin, end, limit):
+            if line.content is None or line.content.strip():
+                yield self._record(file.name, line)
 
+    def _record(self, name: str, line: Line) -> Found | Dropped:
+        if line.content is None:
+            return Dropped(name, line.position, TOO_LARGE)
+        try:
+            return Found(name, line.position, text_of_line(line.content, self.source.text_field))
+        except Unusable as unusable:
+            return Dropped(name, line.position, str(unusable))
 
-def _has_lone_surrogate(text: str) -> bool:
-    """JSON can spell half of a surrogate pair, which no UTF-8 can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+    def _text(self, file: SourceFile) -> Found | Dropped:
+        if file.bytes > self.source.max_document_bytes:
+            return Dropped(file.name, 0, TOO_LARGE)
+        try:
+            return Found(file.name, 0, text_of_file(self.store.read(file.name, 0, file.bytes)))
+        except Unusable as unusable:
+            return Dropped(file.name, 0, str(unusable))

@@ -70,7 +70,10 @@ class FilesSource(Part):
 
     kind: Literal["files"] = "files"
     pattern: str = Field(description="glob, relative to the place's data folder")
-    text_field: str = "text"
+    text_field: str = Field(default="text", description="the member that holds the text; `a.b` is the member b of the member a")
+    max_document_bytes: Count = Field(
+        default=16 << 20, description="a longer line or file is dropped and counted, and never held in memory"
+    )
 
 
 Source = Annotated[PythonSource | FilesSource, Field(discriminator="kind")]
