@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from k2.data.encode import Stream
-from k2.data.mix import Plan, permutation, samples_of_chunk
+from k2.data.mix import Plan, samples_of_chunk
+from k2.data.permutation import permutation_of_chunk
 from k2.recipe.load import digest
 from k2.recipe.schema import Recipe, Stage
 from k2.run.durable import write_durably
@@ -115,7 +116,7 @@ def _seats(recipe: Recipe, stage: Stage, chunk: int, plan: Plan) -> npt.NDArray[
         samples = samples_of_chunk(share, stage.chunks, chunk)
         parts.append(np.stack([np.full_like(samples, numbers[share.subset]), samples], axis=1))
     seats = np.concatenate(parts)
-    return seats[permutation(recipe.seed, stage.name, chunk, len(seats))]
+    return seats[permutation_of_chunk(recipe.seed, stage.name, chunk, len(seats)).whole()]
 
 
 def _fill(

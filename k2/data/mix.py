@@ -94,10 +94,17 @@ def samples_of_chunk(share: Share, chunks: int, chunk: int) -> npt.NDArray[np.in
     return _in_reading_order(slots % max(share.samples, 1), share.samples, max(1, round(chunks / share.repeat)))
 
 
-def permutation(seed: int, stage: str, chunk: int, samples: int) -> npt.NDArray[np.int64]:
-    """The order of a chunk's samples. RandomState's streams are frozen: the same numbers with every numpy."""
-    words = np.frombuffer(f"{seed} {stage} {chunk}".encode(), dtype=np.uint8).astype(np.uint32)
-    return np.random.RandomState(words).permutation(samples).astype(np.int64)
+def chunks_of_sample(share: Share, chunks: int, sample: int) -> list[tuple[int, int]]:
+    """The inverse of `samples_of_chunk`: each chunk that the sample sits in, and its place among the subset's samples there."""
+    place = _place_in_reading_order(sample, share.samples, max(1, round(chunks / share.repeat)))
+    ends = np.cumsum(share.per_chunk)
+    found = []
+    for slot in range(place, share.slots, max(share.samples, 1)):
+        seat = -(-slot * share.kept // share.slots)  # the one seat that may fall on this slot
+        if seat < share.kept and seat * share.slots // share.kept == slot:
+            chunk = int(np.searchsorted(ends, seat, side="right"))
+            found.append((chunk, seat - int(ends[chunk]) + share.per_chunk[chunk]))
+    return found
 
 
 def _in_reading_order(places: npt.NDArray[np.int64], samples: int, pseudo_chunks: int) -> npt.NDArray[np.int64]:
@@ -111,6 +118,13 @@ def _in_reading_order(places: npt.NDArray[np.int64], samples: int, pseudo_chunks
     turn = np.where(places < border, places % (rounds + 1), (places - border) % max(rounds, 1))
     samples_there: npt.NDArray[np.int64] = first + turn * pseudo_chunks
     return samples_there
+
+
+def _place_in_reading_order(sample: int, samples: int, pseudo_chunks: int) -> int:
+    """Where `_in_reading_order` puts the sample."""
+    rounds, longer = divmod(samples, pseudo_chunks)
+    turn, first = divmod(sample, pseudo_chunks)
+    return first * (rounds + 1) + turn if first < longer else longer * (rounds + 1) + (first - longer) * rounds + turn
 
 
 def _stride(chunks: int) -> int:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from k2.data.document import DataError
-from k2.data.mix import permutation, plan_mix, samples_of_chunk
+from k2.data.mix import chunks_of_sample, plan_mix, samples_of_chunk
 from k2.recipe.schema import MixEntry, Schedule, Stage
 
 
@@ -106,8 +106,16 @@ def test_too_few_samples_say_value_rule_and_fix():
     )
 
 
-def test_the_permutation_is_frozen():
-    """These numbers rest on numpy's frozen RandomState: a change of them would change every run's data."""
-    assert permutation(22238, "stage1", 0, 8).tolist() == [0, 7, 5, 6, 2, 4, 3, 1]
-    assert permutation(22238, "stage1", 1, 1000).tolist() != permutation(22238, "stage1", 0, 1000).tolist()
-    assert sorted(permutation(1, "stage2", 3, 1000).tolist()) == list(range(1000))
+@settings(max_examples=100, deadline=None)
+@given(
+    chunks=st.integers(1, 12),
+    per_chunk=st.integers(1, 30),
+    samples=st.integers(1, 300),
+    repeat=st.sampled_from([0.25, 0.5, 1.0, 1.5, 3.0, 6.0]),
+)
+def test_a_sample_leads_back_to_its_chunks(chunks, per_chunk, samples, repeat):
+    stage = stage_of({"a": repeat, "b": 1.0}, chunks, per_chunk)
+    share = plan_mix(stage, {"a": samples, "b": chunks * per_chunk}).share("a")
+    seats = {(chunk, place): int(s) for chunk in range(chunks) for place, s in enumerate(samples_of_chunk(share, chunks, chunk))}
+    back = {seat: sample for sample in range(samples) for seat in chunks_of_sample(share, chunks, sample)}
+    assert back == seats
