@@ -169,14 +169,55 @@ def _add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     build.add_argument("--out", type=Path, required=True)
     build.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c")
     build.add_argument("--place", metavar="FILE")
-    _command(data, "verify", "check every receipt and digest below a folder", "data.verify").add_argument("folder", type=Path)
-    _command(data, "mix", "the mix, declared by a recipe or counted from a run's chunks", "data.mix").add_argument("recipe_or_run")
-    _command(data, "order", "the effective order of chunks and skipped steps, with who, when, why", "data.order").add_argument("run")
+    verify = _command(data, "verify", "check every receipt and digest below a folder or of a run", "data.verify")
+    verify.add_argument("folder", help="a folder, or the name of a run")
+    mix = _command(data, "mix", "the mix, declared by a recipe or counted from a run's chunks", "data.mix")
+    mix.add_argument("recipe_or_run")
+    _command(data, "order", "the effective order of the chunks, with who, when, why, and who trained what", "data.order").add_argument(
+        "run"
+    )
     seen = _command(data, "seen", "which documents a step consumed, or which steps a document", "data.seen")
     seen.add_argument("run")
     seen.add_argument("--stage")
     seen.add_argument("--step", type=int)
     seen.add_argument("--document", metavar="ID")
+    seen.add_argument("--until", metavar="CKPT", help="only what this checkpoint has seen")
+    seen.add_argument("--attempt", type=int, help="what this attempt has seen, also where a rollback gave it up")
+    _add_data_operations(data)
+
+
+def _add_data_operations(data: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    def operation(name: str, words: str) -> argparse.ArgumentParser:
+        parser = _command(data, name, words, f"operations.{name}")
+        parser.add_argument("run")
+        parser.add_argument("--stage", required=True)
+        parser.add_argument("--why", required=True, help="for whoever reads the ledger later")
+        parser.add_argument("--who", help="default: the user who is logged in")
+        return parser
+
+    defer = operation("defer", "move the chunk at a position to the end of the order")
+    defer.add_argument("--position", type=int, required=True)
+    skip = operation("skip", "never train some steps, or some rows of a chunk")
+    skip.add_argument("--steps", type=_range, metavar="A-B", help="counted from 1, the last one included")
+    skip.add_argument("--chunk", type=int)
+    skip.add_argument("--rows", type=_range, metavar="A-B", help="of the chunk, counted from 0, the last one included")
+    reorder = operation("reorder", "put the chunks from a position on in another order")
+    reorder.add_argument("--position", type=int, required=True)
+    reorder.add_argument("--chunks", type=_numbers, required=True, metavar="A-B,C,...", help="what stands there in its new order")
+    repeat = operation("repeat", "train the chunk at a position once more, in the place of a later one")
+    repeat.add_argument("--position", type=int, required=True)
+    repeat.add_argument("--at", type=int, required=True, metavar="POSITION", help="where; the chunk that stands there is left out")
+
+
+def _range(text: str) -> tuple[int, int]:
+    """`A-B`, or one number."""
+    first, _, last = text.partition("-")
+    return int(first), int(last or first)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """`0-15,32-37,160`."""
+    return tuple(number for part in text.split(",") for first, last in [_range(part.strip())] for number in range(first, last + 1))
 
 
 def _add_recipe_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

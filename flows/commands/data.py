@@ -1,6 +1,7 @@
 """Building data and questioning it."""
 
 from argparse import Namespace
+from pathlib import Path
 
 from flows.commands.answering import answer, layout_of, plain, say, show, show_lines
 from k2.recipe.load import load_place, load_recipe, shipped_recipes
@@ -29,9 +30,11 @@ def verify(arguments: Namespace) -> int:
     """k2 data verify"""
     from k2.data.audit import verify
 
-    found = verify(arguments.folder)
+    folder = Path(arguments.folder)
+    folder = folder if folder.is_dir() else run_root(arguments.runs_dir, arguments.folder)
+    found = verify(folder)
     bad = plain(found)["bad"]
-    answer(arguments, found, "\n".join(str(line) for line in bad) or f"every receipt and digest below {arguments.folder} agrees")
+    answer(arguments, found, "\n".join(str(line) for line in bad) or f"every receipt and digest below {folder} agrees")
     return 1 if bad else 0
 
 
@@ -57,32 +60,43 @@ def order(arguments: Namespace) -> int:
     """k2 data order"""
     from k2.data.operations import describe_order
     from k2.run.ledger import read_facts
+    from k2.run.operations import ranges
 
     layout = layout_of(arguments)
     recipe, _ = open_run(layout)
-    found = plain(describe_order(recipe, read_facts(layout.ledger)))
+    found = plain(describe_order(recipe, layout, read_facts(layout.ledger)))
     if arguments.json:
         show(found)
         return 0
     for stage in found["stages"]:
-        print(f"{stage['name']}: {' '.join(str(chunk) for chunk in stage['order'])}")
+        print(f"{stage['name']}: {ranges(stage['order'])}")
         for done in stage["operations"]:
             print(f"  {done['operation']}, by {done['who']} at {done['when']}: {done['why']}")
+        for branch in stage["branches"]:
+            given_up = f", given up from step {branch['abandoned_from']} on" if branch["abandoned_from"] else ""
+            source = branch["checkpoint"] or "scratch"
+            print(f"  attempt {branch['attempt']} from {source}: steps {branch['first_step']} to {branch['last_step']}{given_up}")
     return 0
 
 
 def seen(arguments: Namespace) -> int:
     """k2 data seen"""
-    from k2.data.seen import seen_by_step, steps_of_document
+    from k2.data.seen import accepted, attempted, seen_by_step, steps_of_document
     from k2.run.ledger import read_facts
 
     layout = layout_of(arguments)
     recipe, _ = open_run(layout)
     facts = read_facts(layout.ledger)
+    if arguments.attempt is None:
+        lineages = accepted(recipe, layout, facts, arguments.until)
+    elif arguments.until is None:
+        lineages = attempted(recipe, layout, facts, arguments.attempt)
+    else:
+        raise ValueError("--until asks for what a checkpoint has seen, --attempt for one attempt's own steps: give one of them")
     if arguments.document:
-        rows = steps_of_document(recipe, layout, facts, arguments.document)
-    elif arguments.stage and arguments.step:
-        rows = seen_by_step(recipe, layout, facts, recipe.stage(arguments.stage), arguments.step)
+        rows = steps_of_document(recipe, layout, lineages, arguments.document)
+    elif arguments.stage and arguments.step is not None:
+        rows = seen_by_step(recipe, layout, lineages, recipe.stage(arguments.stage), arguments.step)
     else:
         raise ValueError("say what to look for: --stage S --step N, or --document ID")
     found = list(rows)

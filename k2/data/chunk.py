@@ -94,7 +94,16 @@ def open_rows(layout: RunLayout, stage: Stage, chunk: int) -> npt.NDArray[np.uin
             f"{chunk_name(stage.name, chunk)} holds {samples} samples of {context} tokens, but the recipe's {stage.name} "
             f"wants {stage.samples_per_chunk} of {stage.context}: it was made by another recipe; prepare again in another folder"
         )
-    return np.memmap(layout.chunk(stage.name, chunk), dtype="<u2", mode="r", shape=(samples, context))
+    return map_rows(layout, stage, chunk)
+
+
+def map_rows(layout: RunLayout, stage: Stage, chunk: int) -> npt.NDArray[np.uint16]:
+    """A chunk's rows mapped into memory, as they are. `BrokenOutput` when the file is too short or is gone."""
+    path, shape = layout.chunk(stage.name, chunk), (stage.samples_per_chunk, stage.context)
+    try:
+        return np.memmap(path, dtype="<u2", mode="r", shape=shape)
+    except (OSError, ValueError) as error:
+        raise BrokenOutput(f"{path} does not hold {shape[0]} rows of {shape[1]} tokens ({error}): prepare the data again") from error
 
 
 def read_index(layout: RunLayout, stage: str, chunk: int) -> npt.NDArray[np.int32]:

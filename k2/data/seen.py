@@ -1,28 +1,38 @@
 """What training has seen: from a step to its documents, and from a document to its steps.
 
-Enters a run directory and its facts; leaves one `Sight` a document and row. Only the accepted lineage counts: steps
-that were trained and still stand. A skipped step has seen nothing, and what a rollback threw away is not counted.
+Enters a run directory and the lineage in question; leaves one `Sight` a document and row. A skipped step has seen
+nothing, and what a rollback gave up counts only for who asks for that attempt. A document is not searched for: the
+stream says which samples hold it, arithmetic where these sit (`seats`), and the chunk's index confirms each row.
 """
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from k2.data.chunk import Span, read_index, spans
-from k2.data.encode import encoded_documents
-from k2.data.order import chunk_of_step, effective_order, is_skipped, skipped_ranges, step_of_row
+from k2.data.branches import Branch, Lineage, lineage_of, seen_until, single_branch
+from k2.data.chunk import Span, chunk_name, read_index, spans
+from k2.data.encode import encoded_documents, open_stream
+from k2.data.mix import plan_mix
+from k2.data.order import step_of_row
+from k2.data.seats import Place, Seats
 from k2.recipe.schema import Recipe, Stage
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact
-from k2.run.records import accepted_records
+from k2.run.receipt import BrokenOutput
+
+Lineages = Mapping[str, Lineage]  # by the name of the stage
 
 
 @dataclass(frozen=True)
 class Sight:
     """Tokens `token_start` to `token_end` (exclusive) of a document, trained in one row of a step.
 
-    `row` counts in the chunk; the tokens are the document's as encoded, `</s>` and fill-in-the-middle included.
+    `row` counts in the chunk; the tokens are the document's as encoded, `</s>` and fill-in-the-middle included. `attempt`
+    trained it; `times` is 2 where the row also stood in for a skipped one.
     """
 
     stage: str
@@ -36,62 +46,133 @@ class Sight:
     token_end: int
     row_start: int
     row_end: int
+    attempt: int
+    times: int
 
 
-def seen_by_step(recipe: Recipe, layout: RunLayout, facts: Sequence[Fact], stage: Stage, step: int) -> Iterator[Sight]:
+def accepted(recipe: Recipe, layout: RunLayout, facts: Sequence[Fact], checkpoint: str | None = None) -> Lineages:
+    """What counts as seen: by the run as it stands, or by one of its checkpoints."""
+    until = {stage.name: stage.steps for stage in recipe.stages} if checkpoint is None else seen_until(recipe, layout, checkpoint)
+    return {stage.name: lineage_of(layout, facts, stage, until[stage.name]) for stage in recipe.stages}
+
+
+def attempted(recipe: Recipe, layout: RunLayout, facts: Sequence[Fact], attempt: int) -> Lineages:
+    """What one attempt has seen, given up or not. `ValueError` when there was none of that number."""
+    found = {stage.name: single_branch(layout, facts, stage, attempt) for stage in recipe.stages}
+    lineages = {stage: lineage for stage, lineage in found.items() if lineage is not None}
+    if not lineages:
+        raise ValueError(f"{layout.root} had no attempt {attempt}: `k2 data order` lists them")
+    return lineages
+
+
+def seen_by_step(recipe: Recipe, layout: RunLayout, lineages: Lineages, stage: Stage, step: int) -> Iterator[Sight]:
     """What the step was trained on, row by row; nothing when it was not trained."""
-    seat = chunk_of_step(stage, effective_order(stage, facts), step)
-    if step not in trained_steps(layout, facts, stage):
+    branch = lineages[stage.name].branch_of(step) if stage.name in lineages else None
+    if branch is None:
+        _check_step(stage, step)
         return
+    seat, rows = branch.sequence.seat(step), branch.sequence.rows(step)
+    times = Counter(range(rows.start, rows.stop) if isinstance(rows, slice) else rows)
     index = read_index(layout, stage.name, seat.chunk)
-    first, last = np.searchsorted(index[:, 0], [seat.first_row, seat.first_row + seat.count])
     names = _Names(recipe, layout)
-    for span in spans(index[first:last]):
-        yield _sight(stage, seat.position, seat.chunk, span, recipe.data.subsets[span.subset].name, names.of(span))
+    for span in spans(index[_entries(index, seat.first_row, seat.first_row + seat.count)]):
+        if times[span.row]:
+            subset = recipe.data.subsets[span.subset].name
+            yield _sight(branch, seat.position, span, subset, names.of(span), times[span.row])
 
 
-def steps_of_document(recipe: Recipe, layout: RunLayout, facts: Sequence[Fact], document: str) -> Iterator[Sight]:
+def steps_of_document(recipe: Recipe, layout: RunLayout, lineages: Lineages, document: str) -> Iterator[Sight]:
     """Every time the document was trained on, by stage, then by step. `ValueError` when it is in no subset."""
-    subset, number = find_document(recipe, layout, document)
+    found = find_documents(recipe, layout, document)
     for stage in recipe.stages:
-        if recipe.data.subsets[subset].name in {entry.subset for entry in stage.mix}:
-            yield from _steps_of(recipe, layout, facts, stage, subset, number, document)
+        mixed = {entry.subset for entry in stage.mix}
+        sights = [
+            sight
+            for subset, number in found
+            if stage.name in lineages and subset in mixed
+            for sight in _steps_of(recipe, layout, lineages[stage.name], subset, number, document)
+        ]
+        yield from sorted(sights, key=lambda sight: (sight.step, sight.row, sight.row_start))
 
 
-def find_document(recipe: Recipe, layout: RunLayout, document: str) -> tuple[int, int]:
-    """The subset's and the document's number."""
-    for subset, named in enumerate(recipe.data.subsets):
-        for encoded in encoded_documents(layout, named.name):
-            if encoded.id == document:
-                return subset, encoded.document
-    raise ValueError(
-        f"no document {document!r} is trained on in {layout.root}: it is unknown, was dropped, or is held out ({layout.held_out.name})"
+def find_documents(recipe: Recipe, layout: RunLayout, document: str) -> list[tuple[str, int]]:
+    """The subset and the document's number in its stream, once for every copy. `ValueError` when there is none."""
+    found = [
+        (subset.name, encoded.document)
+        for subset in recipe.data.subsets
+        for encoded in encoded_documents(layout, subset.name)
+        if encoded.id == document
+    ]
+    if not found:
+        raise ValueError(
+            f"no document {document!r} is trained on in {layout.root}: it is unknown, was dropped, or is held out ({layout.held_out.name})"
+        )
+    return found
+
+
+def seats_of(recipe: Recipe, layout: RunLayout, stage: Stage) -> Seats:
+    """Where every sample of the stage sits."""
+    samples = {entry.subset: len(open_stream(layout, entry.subset).tokens) // stage.context for entry in stage.mix}
+    return Seats(recipe, stage, plan_mix(stage, samples))
+
+
+def spans_of_row(layout: RunLayout, stage: Stage, chunk: int, row: int) -> list[Span]:
+    """The documents in a row, in the order in which they lie there, as the chunk's index has them."""
+    index = read_index(layout, stage.name, chunk)
+    return list(spans(index[_entries(index, row, row + 1)]))
+
+
+def _steps_of(recipe: Recipe, layout: RunLayout, lineage: Lineage, subset: str, number: int, document: str) -> Iterator[Sight]:
+    stage = lineage.now.stage
+    starts = open_stream(layout, subset).starts
+    begin, end = int(starts[number]), int(starts[number + 1])
+    seats = seats_of(recipe, layout, stage)
+    samples = range(begin // stage.context, min((end - 1) // stage.context + 1, seats.plan.share(subset).samples))
+    for place in seats.of_samples(subset, samples):
+        span = _confirmed(recipe, layout, stage, place, subset, number)
+        for branch, position, times in _trainings(lineage, place):
+            yield _sight(branch, position, span, subset, document, times)
+
+
+def _trainings(lineage: Lineage, place: Place) -> Iterator[tuple[Branch, int, int]]:
+    """By which branch, at which position and how often the row was trained."""
+    for branch in lineage.branches:
+        for position in branch.sequence.positions(place.chunk):
+            step = step_of_row(lineage.now.stage, position, place.row)
+            times = branch.sequence.times(position, place.row)
+            if times and lineage.branch_of(step) is branch:
+                yield branch, position, times
+
+
+def _confirmed(recipe: Recipe, layout: RunLayout, stage: Stage, place: Place, subset: str, number: int) -> Span:
+    """What the chunk's index says of the document in that row."""
+    for span in spans_of_row(layout, stage, place.chunk, place.row):
+        if recipe.data.subsets[span.subset].name == subset and span.document == number:
+            return span
+    raise BrokenOutput(
+        f"{chunk_name(stage.name, place.chunk)}: by its mix, row {place.row} holds document {number} of {subset}, which its index does "
+        "not say; check it with `k2 data verify`"
     )
 
 
-def trained_steps(layout: RunLayout, facts: Sequence[Fact], stage: Stage) -> set[int]:
-    """The steps of the stage's accepted lineage."""
-    skipped = skipped_ranges(stage.name, facts)
-    return {record.step for record in accepted_records(layout, list(facts), stage.name) if not is_skipped(record.step, skipped)}
+def _entries(index: npt.NDArray[np.int32], first_row: int, end_row: int) -> slice:
+    """The entries of these rows. Halving touches 24 places of ten million; numpy's own search would copy the column first."""
+    first, end = (bisect_left(index, row, key=lambda entry: int(entry[0])) for row in (first_row, end_row))
+    return slice(first, end)
 
 
-def _steps_of(
-    recipe: Recipe, layout: RunLayout, facts: Sequence[Fact], stage: Stage, subset: int, number: int, document: str
-) -> Iterator[Sight]:
-    trained = trained_steps(layout, facts, stage)
-    for position, chunk in enumerate(effective_order(stage, facts)):
-        index = read_index(layout, stage.name, chunk)
-        for span in spans(index[(index[:, 1] == subset) & (index[:, 2] == number)]):
-            if step_of_row(stage, position, span.row) in trained:
-                yield _sight(stage, position, chunk, span, recipe.data.subsets[subset].name, document)
+def _check_step(stage: Stage, step: int) -> None:
+    if not 1 <= step <= stage.steps:
+        raise ValueError(f"{stage.name} has no step {step}: its steps are 1 to {stage.steps}")
 
 
-def _sight(stage: Stage, position: int, chunk: int, span: Span, subset: str, document: str) -> Sight:
+def _sight(branch: Branch, position: int, span: Span, subset: str, document: str, times: int) -> Sight:
+    stage = branch.sequence.stage
     return Sight(
         stage=stage.name,
         step=step_of_row(stage, position, span.row),
         row=span.row,
-        chunk=chunk,
+        chunk=branch.sequence.order[position],
         position=position,
         subset=subset,
         document=document,
@@ -99,6 +180,8 @@ def _sight(stage: Stage, position: int, chunk: int, span: Span, subset: str, doc
         token_end=span.token_end,
         row_start=span.row_start,
         row_end=span.row_end,
+        attempt=branch.attempt,
+        times=times,
     )
 
 

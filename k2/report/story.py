@@ -12,14 +12,18 @@ from k2.run.ledger import (
     AttemptStarted,
     CheckpointQuarantined,
     ChunkDeferred,
+    ChunkRepeated,
+    ChunksReordered,
     DutyFailed,
     Fact,
     IncidentClosed,
     IncidentDecided,
     IncidentOpened,
     RunCreated,
+    SamplesSkipped,
     StepsSkipped,
 )
+from k2.run.operations import words
 from k2.run.plan import decision_of
 
 KINDS = {
@@ -139,8 +143,8 @@ def _event(fact: Fact) -> tuple[str, str]:
     match fact:
         case IncidentOpened() | IncidentDecided() | IncidentClosed():
             return _incident_event(fact)
-        case StepsSkipped() | ChunkDeferred():
-            return _data_event(fact)
+        case StepsSkipped() | SamplesSkipped() | ChunkDeferred() | ChunksReordered() | ChunkRepeated():
+            return "data", f"{fact.stage}: {words(fact)}, by {fact.who}: {fact.why}"
         case CheckpointQuarantined():
             return "bad", f"{fact.checkpoint} set aside: {fact.why}"
         case DutyFailed():
@@ -164,14 +168,6 @@ def _attempt_event(fact: RunCreated | AttemptStarted | AttemptEnded) -> tuple[st
                 "bad" if fact.outcome in {"crashed", "lost"} else "plain",
                 f"Attempt {fact.attempt} {fact.outcome} (exit code {fact.exit_code}){reason}",
             )
-
-
-def _data_event(fact: StepsSkipped | ChunkDeferred) -> tuple[str, str]:
-    match fact:
-        case StepsSkipped():
-            return "data", f"Steps {fact.first_step:,} to {fact.last_step:,} of {fact.stage} skipped by {fact.who}: {fact.why}"
-        case ChunkDeferred():
-            return "data", f"Chunk at position {fact.position} of {fact.stage} deferred to the end by {fact.who}: {fact.why}"
 
 
 def _incident_event(fact: IncidentOpened | IncidentDecided | IncidentClosed) -> tuple[str, str]:

@@ -66,12 +66,49 @@ class StepsSkipped(_Fact):
     why: str
 
 
+class SamplesSkipped(_Fact):
+    """A data operation: these rows of a chunk (from 0, the last included) are not trained, wherever the chunk stands."""
+
+    fact: Literal["samples_skipped"] = "samples_skipped"
+    stage: str
+    chunk: int
+    first_row: int
+    last_row: int
+    who: str
+    why: str
+
+
 class ChunkDeferred(_Fact):
     """A data operation: the chunk at `position` of the order as it stood moves to the end of it."""
 
     fact: Literal["chunk_deferred"] = "chunk_deferred"
     stage: str
     position: int
+    who: str
+    why: str
+
+
+class ChunksReordered(_Fact):
+    """A data operation: from `position` on stand `chunks`, where `before` stood: the same chunks in another order."""
+
+    fact: Literal["chunks_reordered"] = "chunks_reordered"
+    stage: str
+    position: int
+    before: tuple[int, ...]
+    chunks: tuple[int, ...]
+    who: str
+    why: str
+
+
+class ChunkRepeated(_Fact):
+    """A data operation: `chunk` of `position` is trained again at the later position `again_at`, in the place of `replaced`."""
+
+    fact: Literal["chunk_repeated"] = "chunk_repeated"
+    stage: str
+    position: int
+    chunk: int
+    again_at: int
+    replaced: int
     who: str
     why: str
 
@@ -125,12 +162,16 @@ class DutyFailed(_Fact):
     why: str
 
 
+DataOperation = StepsSkipped | SamplesSkipped | ChunkDeferred | ChunksReordered | ChunkRepeated
 Fact = (
     RunCreated
     | AttemptStarted
     | AttemptEnded
     | StepsSkipped
+    | SamplesSkipped
     | ChunkDeferred
+    | ChunksReordered
+    | ChunkRepeated
     | CheckpointQuarantined
     | IncidentOpened
     | IncidentDecided
