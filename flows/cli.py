@@ -173,6 +173,7 @@ def _add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     verify.add_argument("folder", help="a folder, or the name of a run")
     mix = _command(data, "mix", "the mix, declared by a recipe or counted from a run's chunks", "data.mix")
     mix.add_argument("recipe_or_run")
+    mix.add_argument("--tokens", type=Path, metavar="FILE", help="TOML with the tokens of each subset: plan the recipe's mix of them")
     _command(data, "order", "the effective order of the chunks, with who, when, why, and who trained what", "data.order").add_argument(
         "run"
     )

@@ -2,12 +2,16 @@
 
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.commands.answering import answer, layout_of, plain, say, show, show_lines
 from k2.recipe.load import load_place, load_recipe, shipped_recipes
 from k2.recipe.schema import Place
 from k2.run.layout import RunLayout, run_root
 from k2.run.opening import create_or_open, open_run
+
+if TYPE_CHECKING:
+    from k2.data.audit import Mix
 
 
 def build(arguments: Namespace) -> int:
@@ -40,20 +44,31 @@ def verify(arguments: Namespace) -> int:
 
 def mix(arguments: Namespace) -> int:
     """k2 data mix"""
-    from k2.data.audit import counted_mix, declared_mix
-
-    layout = RunLayout(run_root(arguments.runs_dir, arguments.recipe_or_run))
-    counted = arguments.recipe_or_run not in shipped_recipes() and layout.all_chunks.is_dir()
-    found = plain(counted_mix(open_run(layout)[0], layout) if counted else declared_mix(load_recipe(arguments.recipe_or_run)))
+    found = _mix(arguments)
     if arguments.json:
         show(found)
         return 0
-    for stage in found["stages"]:
-        print(f"{stage['name']} ({'counted from the chunks' if counted else 'declared'})")
-        for subset in stage["subsets"]:
-            fraction = "" if subset["fraction"] is None else f"{100 * subset['fraction']:6.2f} %"
-            print(f"  {subset['name']:30} x{subset['repeat']:<5g} {fraction:>9}  {subset['tokens'] or 0:>18,.0f} tokens")
+    for stage in found.stages:
+        print(f"{stage.name} ({stage.basis})")
+        print(f"  {'subset':30} {'repeat':>6} {'declared':>9} {'actual':>9} {'tokens':>21} {'samples a chunk':>19}")
+        for one in stage.subsets:
+            declared, actual = (f"{'':9}" if share is None else f"{100 * share:7.2f} %" for share in (one.declared, one.fraction))
+            a_chunk = "" if one.per_chunk_min is None else f"{one.per_chunk_min:,} to {one.per_chunk_max:,}"
+            print(f"  {one.name:30} {one.repeat:6g} {declared} {actual} {one.tokens or 0:21,.0f} {a_chunk:>19}")
     return 0
+
+
+def _mix(arguments: Namespace) -> "Mix":
+    """The mix that is asked for: planned, counted or declared."""
+    from k2.data.audit import counted_mix, declared_mix
+    from k2.data.manifest import planned_mix, read_manifest
+
+    if arguments.tokens is not None:
+        return planned_mix(load_recipe(arguments.recipe_or_run), read_manifest(arguments.tokens))
+    layout = RunLayout(run_root(arguments.runs_dir, arguments.recipe_or_run))
+    if arguments.recipe_or_run not in shipped_recipes() and layout.all_chunks.is_dir():
+        return counted_mix(open_run(layout)[0], layout)
+    return declared_mix(load_recipe(arguments.recipe_or_run))
 
 
 def order(arguments: Namespace) -> int:

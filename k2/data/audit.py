@@ -8,6 +8,7 @@ import math
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -22,7 +23,7 @@ _CHUNK_RECEIPT = re.compile(r"chunk_\d{3,}\.json")
 
 
 class SubsetMix(BaseModel):
-    """One subset in a stage. None where it is not known before the text is."""
+    """One subset in a stage. None where it is not known before the text is. `declared` is the share that the recipe states."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,13 +34,17 @@ class SubsetMix(BaseModel):
     fraction: float | None
     per_chunk_min: int | None
     per_chunk_max: int | None
+    declared: float | None = None
 
 
 class StageMix(BaseModel):
+    """A stage's mix, and where its numbers come from: the recipe, a manifest of tokens, or the chunks themselves."""
+
     model_config = ConfigDict(frozen=True)
 
     name: str
     subsets: tuple[SubsetMix, ...]
+    basis: Literal["declared", "planned", "counted"] = "declared"
 
 
 class Mix(BaseModel):
@@ -67,7 +72,7 @@ def declared_mix(recipe: Recipe) -> Mix:
 
 def counted_mix(recipe: Recipe, layout: RunLayout) -> Mix:
     """The mix of a prepared run, counted sample by sample from its chunks."""
-    return Mix(stages=tuple(StageMix(name=s.name, subsets=_counted(recipe, layout, s)) for s in recipe.stages))
+    return Mix(stages=tuple(StageMix(name=s.name, subsets=_counted(recipe, layout, s), basis="counted") for s in recipe.stages))
 
 
 def verify(folder: Path) -> Verification:
@@ -89,9 +94,7 @@ def verify(folder: Path) -> Verification:
 
 
 def _declared(stage: Stage, entry: MixEntry) -> SubsetMix:
-    fraction = entry.fraction
-    if fraction is None and entry.tokens is not None:
-        fraction = entry.tokens / stage.tokens
+    fraction = _stated_share(stage, entry)
     if fraction is None:
         return SubsetMix(
             name=entry.subset, repeat=entry.repeat, samples=None, tokens=None, fraction=None, per_chunk_min=None, per_chunk_max=None
@@ -105,7 +108,15 @@ def _declared(stage: Stage, entry: MixEntry) -> SubsetMix:
         fraction=fraction,
         per_chunk_min=samples // stage.chunks,
         per_chunk_max=math.ceil(samples / stage.chunks),
+        declared=fraction,
     )
+
+
+def _stated_share(stage: Stage, entry: MixEntry) -> float | None:
+    """The share of the stage's samples that the recipe states, by itself or as tokens."""
+    if entry.fraction is not None or entry.tokens is None:
+        return entry.fraction
+    return entry.tokens / stage.tokens
 
 
 def _counted(recipe: Recipe, layout: RunLayout, stage: Stage) -> tuple[SubsetMix, ...]:
@@ -123,6 +134,7 @@ def _counted(recipe: Recipe, layout: RunLayout, stage: Stage) -> tuple[SubsetMix
                 fraction=sum(counts) / total,
                 per_chunk_min=min(counts),
                 per_chunk_max=max(counts),
+                declared=_stated_share(stage, entry),
             )
         )
     return tuple(counted)
