@@ -8,7 +8,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from k2.launch.command import check_launchable
 from k2.launch.local import Evaluator
 from k2.recipe.schema import Place, Recipe
 from k2.run.control import clear_stop_request
@@ -47,7 +46,6 @@ class Run:
 @contextmanager
 def new_run(layout: RunLayout, recipe: Recipe, place: Place | None, say: Say) -> Iterator[Run]:
     """Create the run, or go on with it if it is this recipe's. `RunHeld` when another writer holds it."""
-    check_launchable(recipe)
     with hold(layout) as lease:
         create_or_open(layout, recipe, place)
         with _drive(layout, lease, say) as run:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from k2.checkpoint.commit import STATE
 from k2.model.layers import layer_prefixes
+from k2.model.split import split_dimension
 from k2.recipe.schema import Model
 from k2.run.receipt import BrokenOutput
 
@@ -25,8 +26,17 @@ def read_weights(checkpoint: Path, model: Model) -> dict[str, Tensor]:
 
 
 def _layer(checkpoint: Path, index: int, prefix: str) -> dict[str, Tensor]:
-    path = checkpoint / STATE / f"layer_{index:02d}-model_00-model_states.pt"
-    if not path.is_file():
-        raise BrokenOutput(f"{path} is missing: checkpoint {checkpoint.name} is damaged or of another model; verify it and use another one")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return {prefix + name: tensor for name, tensor in state.items()}
+    """One layer's weights; slices of several tensor ranks are joined."""
+    found = sorted((checkpoint / STATE).glob(f"layer_{index:02d}-model_*-model_states.pt"))
+    if not found:
+        raise BrokenOutput(
+            f"{checkpoint / STATE} has no file of layer {index}: checkpoint {checkpoint.name} is damaged or of another model; "
+            "verify it and use another one"
+        )
+    slices = [torch.load(path, map_location="cpu", weights_only=True) for path in found]
+    return {prefix + name: _joined(prefix + name, [part[name] for part in slices]) for name in slices[0]}
+
+
+def _joined(name: str, slices: list[Tensor]) -> Tensor:
+    dimension = split_dimension(name)
+    return slices[0] if dimension is None or len(slices) == 1 else torch.cat(slices, dimension)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from k2.recipe.load import RecipeError
 from k2.recipe.schema import Place, Recipe
 from k2.run.layout import RunLayout
 from k2.run.plan import Train
@@ -38,15 +37,6 @@ USUAL_SUPERVISION = Supervision()
 class Command:
     argv: tuple[str, ...]
     environment: Mapping[str, str]
-
-
-def check_launchable(recipe: Recipe) -> None:
-    """`RecipeError` for a recipe that can be planned but not trained by this version: said before anything is prepared."""
-    if recipe.layout.tensor > 1:
-        raise RecipeError(
-            f"layout.tensor = {recipe.layout.tensor}: this version plans tensor parallelism but trains with pipeline and data ranks only; "
-            "set layout.tensor = 1 (and sequence_parallel = false) to run the recipe"
-        )
 
 
 def trainer_command(  # noqa: PLR0913 (the six things a launch depends on)

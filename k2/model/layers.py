@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from k2.model.llama import DecoderBlock, Embedding, FinalNorm, Head, Shape
+from k2.model.parallel import ALONE, TensorRanks
 from k2.recipe.schema import Model, Recipe, Stage
 
 CUT_AT = "type:DecoderBlock"  # pipeline stages hold equally many blocks; embedding comes first, norm and head last
@@ -41,9 +42,9 @@ class PlainLlama(nn.Module):
         return x
 
 
-def layer_list(recipe: Recipe, stage: Stage) -> list[LayerSpec]:
-    """The layers of the recipe's model as `stage` trains it."""
-    return _specs(Shape(recipe.model, stage.rope_base, recipe.seed))
+def layer_list(recipe: Recipe, stage: Stage, ranks: TensorRanks = ALONE) -> list[LayerSpec]:
+    """The layers of the recipe's model as `stage` trains it; of each layer the slices of this one of `ranks`."""
+    return _specs(Shape(recipe.model, stage.rope_base, recipe.seed, ranks, recipe.layout.recompute))
 
 
 def build_plain(model: Model, rope_base: float, seed: int = 0) -> PlainLlama:

@@ -2,32 +2,38 @@
 
 Token ids enter, logits leave; the loss compares them with the next token of the same row. Module names are those of
 Hugging Face's `LlamaForCausalLM`, so exporting a weight is a prefix (see `layers`). Every weight is drawn from a seed
-of its own name and for the full tensor, so that every parallel layout starts as the same model.
+of its own name and for the full tensor, of which a tensor rank keeps its slice, so that every layout starts as the
+same model.
 
-Shapes: B samples, T positions, D width, H heads, K head width, F MLP width, V vocabulary rows.
+Shapes: B samples, T positions, D width, H heads, K head width, F MLP width, V vocabulary rows. With n tensor ranks
+H, F and V are a rank's n-th part of the model's; with sequence parallelism a stream is [T/n, B, D] (see `parallel`).
 """
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from k2.model.attention import causal_attention, rotate
-from k2.recipe.schema import Model
-
-IGNORED = -100  # a label that is no target
+from k2.model.parallel import ALONE, IGNORED, TensorRanks, column_parallel, row_parallel, summed, vocabulary_parallel_loss
+from k2.model.split import split_dimension
+from k2.recipe.schema import Model, Recompute
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a module needs to be built: the model, the stage's RoPE base, the seed of the weights."""
+    """What a module needs to be built: the model, the stage's RoPE base, the seed of the weights, and who else holds slices."""
 
     model: Model
     rope_base: float
     seed: int
+    ranks: TensorRanks = ALONE
+    recompute: Recompute = "none"
 
     @property
     def output_std(self) -> float:
@@ -39,10 +45,16 @@ class Embedding(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         model = shape.model
-        self.weight = _drawn(shape, "embed", (model.vocab_rows, model.hidden), model.init_std)
+        self.ranks = shape.ranks
+        self.weight = _drawn(shape, "embed", "embed_tokens", (model.vocab_rows, model.hidden), model.init_std)
 
     def forward(self, tokens_BT: Tensor) -> Tensor:
-        return functional.embedding(tokens_BT, self.weight)
+        if self.ranks.size == 1:
+            return functional.embedding(tokens_BT, self.weight)
+        rows = (tokens_BT.T if self.ranks.sequence_parallel else tokens_BT) - self.ranks.rank * self.weight.shape[0]
+        elsewhere = (rows < 0) | (rows >= self.weight.shape[0])
+        found = functional.embedding(rows.masked_fill(elsewhere, 0), self.weight)
+        return summed(found.masked_fill(elsewhere[..., None], 0.0), self.ranks)
 
 
 class RMSNorm(nn.Module):
@@ -62,68 +74,84 @@ class FinalNorm(RMSNorm):
 
 
 class Projection(nn.Module):
-    """A matrix without bias."""
+    """A matrix without bias, or this rank's slice of it: what multiplies is `column_parallel` or `row_parallel`."""
 
-    def __init__(self, shape: Shape, name: str, size: tuple[int, int], std: float) -> None:
+    def __init__(self, shape: Shape, block: str, part: str, size: tuple[int, int], std: float) -> None:
         super().__init__()
-        self.weight = _drawn(shape, name, size, std)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight)
+        self.weight = _drawn(shape, f"{block}.{part.removesuffix('_proj')}", part, size, std)
 
 
 class SelfAttention(nn.Module):
     def __init__(self, shape: Shape, name: str) -> None:
         super().__init__()
         model, square = shape.model, (shape.model.hidden, shape.model.hidden)
-        self.heads, self.rope_base = model.heads, shape.rope_base
-        self.q_proj = Projection(shape, f"{name}.q", square, model.init_std)
-        self.k_proj = Projection(shape, f"{name}.k", square, model.init_std)
-        self.v_proj = Projection(shape, f"{name}.v", square, model.init_std)
-        self.o_proj = Projection(shape, f"{name}.o", square, shape.output_std)
+        self.head_width, self.rope_base, self.ranks = model.head_width, shape.rope_base, shape.ranks
+        self.q_proj = Projection(shape, name, "q_proj", square, model.init_std)
+        self.k_proj = Projection(shape, name, "k_proj", square, model.init_std)
+        self.v_proj = Projection(shape, name, "v_proj", square, model.init_std)
+        self.o_proj = Projection(shape, name, "o_proj", square, shape.output_std)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        q, k, v = (projection(x_BTD).unflatten(-1, (self.heads, -1)) for projection in (self.q_proj, self.k_proj, self.v_proj))
+    def forward(self, x: Tensor) -> Tensor:
+        weights = (self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        q, k, v = (self._heads(y) for y in column_parallel(x, weights, self.ranks))
         mixed_BTHK = causal_attention(rotate(q, self.rope_base), rotate(k, self.rope_base), v)
-        output: Tensor = self.o_proj(mixed_BTHK.flatten(-2))
-        return output
+        mixed = mixed_BTHK.transpose(0, 1) if self.ranks.sequence_parallel else mixed_BTHK
+        return row_parallel(mixed.flatten(-2), self.o_proj.weight, self.ranks)
+
+    def _heads(self, y: Tensor) -> Tensor:
+        """[B, T, H, K] of a projection's output."""
+        y = y.view(*y.shape[:-1], -1, self.head_width)
+        return y.transpose(0, 1) if self.ranks.sequence_parallel else y
 
 
 class SwiGLU(nn.Module):
-    """The gated MLP (Shazeer, arXiv 2002.05202)."""
+    """The gated MLP (Shazeer, arXiv 2002.05202). Selective recomputation keeps gate and up, and not their product."""
 
     def __init__(self, shape: Shape, name: str) -> None:
         super().__init__()
         model = shape.model
-        self.gate_proj = Projection(shape, f"{name}.gate", (model.ffn, model.hidden), model.init_std)
-        self.up_proj = Projection(shape, f"{name}.up", (model.ffn, model.hidden), model.init_std)
-        self.down_proj = Projection(shape, f"{name}.down", (model.hidden, model.ffn), shape.output_std)
+        self.ranks, self.recompute = shape.ranks, shape.recompute
+        self.gate_proj = Projection(shape, name, "gate_proj", (model.ffn, model.hidden), model.init_std)
+        self.up_proj = Projection(shape, name, "up_proj", (model.ffn, model.hidden), model.init_std)
+        self.down_proj = Projection(shape, name, "down_proj", (model.hidden, model.ffn), shape.output_std)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        gated_BTF = functional.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD)
-        output: Tensor = self.down_proj(gated_BTF)
-        return output
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = column_parallel(x, (self.gate_proj.weight, self.up_proj.weight), self.ranks)
+        return _recomputed(self._down, gate, up) if self.recompute == "selective" else self._down(gate, up)
+
+    def _down(self, gate: Tensor, up: Tensor) -> Tensor:
+        return row_parallel(functional.silu(gate) * up, self.down_proj.weight, self.ranks)
 
 
 class DecoderBlock(nn.Module):
     def __init__(self, shape: Shape, number: int) -> None:
         super().__init__()
+        self.recompute = shape.recompute
         self.input_layernorm = RMSNorm(shape)
         self.self_attn = SelfAttention(shape, f"block{number}")
         self.post_attention_layernorm = RMSNorm(shape)
         self.mlp = SwiGLU(shape, f"block{number}")
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD))
-        output: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+    def forward(self, x: Tensor) -> Tensor:
+        return _recomputed(self._block, x) if self.recompute == "full" else self._block(x)
+
+    def _block(self, x: Tensor) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x))
+        output: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return output
 
 
-class Head(Projection):
-    """From width to logits; not tied to the embedding (K2 §3.1)."""
+class Head(nn.Module):
+    """From width to logits; not tied to the embedding (K2 §3.1). Each tensor rank gives those of its rows of the vocabulary."""
 
     def __init__(self, shape: Shape) -> None:
-        super().__init__(shape, "head", (shape.model.vocab_rows, shape.model.hidden), shape.model.init_std)
+        super().__init__()
+        self.ranks = shape.ranks
+        self.weight = _drawn(shape, "head", "lm_head", (shape.model.vocab_rows, shape.model.hidden), shape.model.init_std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (logits,) = column_parallel(x, (self.weight,), self.ranks)
+        return logits.transpose(0, 1) if self.ranks.sequence_parallel else logits
 
 
 def next_tokens(tokens_BT: Tensor) -> Tensor:
@@ -133,12 +161,24 @@ def next_tokens(tokens_BT: Tensor) -> Tensor:
     return labels_BT
 
 
-def mean_loss(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+def mean_loss(logits_BTV: Tensor, labels_BT: Tensor, ranks: TensorRanks = ALONE) -> Tensor:
     """Cross-entropy in nats, in float32, over the targets of the micro-batch. Rows hold equally many, so means of means agree."""
+    if ranks.size > 1:
+        return vocabulary_parallel_loss(logits_BTV, labels_BT, ranks)
     return functional.cross_entropy(logits_BTV.float().flatten(0, 1), labels_BT.flatten(), ignore_index=IGNORED)
 
 
-def _drawn(shape: Shape, name: str, size: tuple[int, int], std: float) -> nn.Parameter:
+def _recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Keep the inputs only and compute again for the backward pass, as far as it asks. Nothing here draws random numbers."""
+    output: Tensor = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return output
+
+
+def _drawn(shape: Shape, name: str, module: str, size: tuple[int, int], std: float) -> nn.Parameter:
+    """A weight from the seed of its name, or this rank's slice; marked, so that a norm counts slices on all ranks and copies on one."""
     digest = hashlib.sha256(f"{shape.seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return nn.Parameter(torch.randn(size, generator=generator) * std)
+    whole = torch.randn(size, generator=generator) * std
+    parameter = nn.Parameter(shape.ranks.slice_of(whole, split_dimension(module)))
+    parameter.tensor_model_parallel = shape.ranks.size > 1  # type: ignore[attr-defined]  # DeepSpeed reads it
+    return parameter

@@ -15,6 +15,8 @@ from k2.recipe.spikes import Spikes
 NUM_CODE_TOKENS = 18  # K2 §2: the StarCoder tokens appended to LLaMA's 32,000
 TOKENS_LIMIT = 65_536  # token ids are stored as uint16
 
+Recompute = Literal["none", "selective", "full"]
+
 
 class Model(Part):
     """The LLaMA shape of the model. RoPE's base belongs to the stage, as K2 raised it for stage 2."""
@@ -190,6 +192,9 @@ class Layout(Part):
     tensor: Count = 1
     sequence_parallel: bool = False
     zero_stage: Literal[1] = 1
+    recompute: Recompute = Field(
+        default="none", description="activations computed again for the backward pass: none, the MLP's product, or whole blocks"
+    )
     precision: Literal["fp32", "bf16"] = "bf16"
 
     @property
@@ -310,6 +315,8 @@ class Recipe(Part):
         _divides("model.ffn", self.model.ffn, "layout.tensor", layout.tensor)
         _divides("model.vocab_rows", self.model.vocab_rows, "layout.tensor", layout.tensor)
         for stage in self.stages:
+            if layout.sequence_parallel:
+                _divides(f"stages.{stage.name}.context", stage.context, "layout.tensor (sequence_parallel = true)", layout.tensor)
             share = layout.data * stage.micro_batch_samples
             if stage.batch_samples % share:
                 raise ValueError(

@@ -5,11 +5,13 @@ else in the project knows DeepSpeed, and it is imported only when an engine is b
 """
 
 import contextlib
+import gc
 import importlib
 import io
 import logging
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +24,7 @@ from k2.model.llama import mean_loss
 from k2.recipe.schema import Place, Recipe, Stage
 from k2.train.deepspeed_json import deepspeed_json
 from k2.train.optimizer import adamw, parameter_groups
+from k2.train.tensor import held_by_all, sum_copied_gradients, tensor_ranks
 
 MicroBatch = tuple[Tensor, Tensor]  # token ids and labels, each [B, T]
 
@@ -29,8 +32,6 @@ MicroBatch = tuple[Tensor, Tensor]  # token ids and labels, each [B, T]
 def connect(recipe: Recipe, place: Place) -> None:
     """Join the other ranks, started by torchrun. Sets threads, seeds and device of this process."""
     layout = recipe.layout
-    if layout.tensor > 1:
-        raise ValueError(f"layout.tensor = {layout.tensor}: this version trains with pipeline and data ranks only; set layout.tensor = 1")
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != layout.ranks:
         raise ValueError(
@@ -46,6 +47,7 @@ def connect(recipe: Recipe, place: Place) -> None:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, hides nothing here
     _join(device)
+    gc.freeze()  # what is loaded stays: each of DeepSpeed's collections while it builds a bf16 optimizer takes a quarter of a second
 
 
 class Engine:
@@ -133,11 +135,13 @@ def _initialize(recipe: Recipe, stage: Stage) -> Any:
 
     _import_muon_uncompiled()
     layout = recipe.layout
+    topology = PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data)
+    ranks = tensor_ranks(topology, layout)
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its settings
         module = PipelineModule(
-            layers=[LayerSpec(spec.kind, *spec.arguments) for spec in layer_list(recipe, stage)],
-            topology=PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data),
-            loss_fn=mean_loss,
+            layers=[LayerSpec(spec.kind, *spec.arguments) for spec in layer_list(recipe, stage, ranks)],
+            topology=topology,
+            loss_fn=partial(mean_loss, ranks=ranks),
             partition_method=CUT_AT,
         )
         engine, *_ = deepspeed.initialize(
@@ -146,6 +150,7 @@ def _initialize(recipe: Recipe, stage: Stage) -> Any:
             optimizer=adamw(recipe.optimizer),
             config=deepspeed_json(recipe, stage),
         )
+    sum_copied_gradients(engine, ranks)
     engine.checkpoint_engine = _safe_files(engine)
     engine._copy_recovery_script = lambda folder: None  # the script it copies beside a checkpoint cannot read a pipeline's
     return engine
@@ -188,4 +193,7 @@ def _assert_traps(engine: Any, recipe: Recipe) -> None:
     assert engine.zero_optimization_stage() == 1, "the gradient's norm would leave out pipeline stages"
     assert not (engine.is_pipe_partitioned or engine.is_grad_partitioned), "boundary tensors would be sliced"
     assert any(True for _ in engine.module.parameters()), "a pipeline stage without parameters hangs"
+    if recipe.layout.tensor > 1:
+        copies = [tuple(p.shape) for p in held_by_all(engine.module) if p.ndim > 1]
+        assert not copies, f"slices of shape {copies} are not marked: the norm would count them on one tensor rank alone"
     assert engine.gradient_clipping() == recipe.optimizer.clip, "gradients would not be clipped"

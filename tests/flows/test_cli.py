@@ -42,7 +42,8 @@ def test_a_batch_that_the_layout_does_not_divide_is_refused_with_the_numbers(cap
 
 
 def test_a_layout_that_cannot_be_trained_is_refused_before_anything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "layout.tensor = 2" in refused(["run", MINI, "--run", "x", "--set", "layout.tensor=2"], capsys, 2)
+    err = refused(["run", MINI, "--run", "x", "--set", "layout.tensor=3"], capsys, 2)
+    assert "model.heads = 4 is not a multiple of layout.tensor = 3; the next that is: 6" in err
     assert not (tmp_path / "runs" / "x").exists()
 
 

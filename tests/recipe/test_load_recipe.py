@@ -69,3 +69,20 @@ def test_place_defaults_to_this_machine_and_refuses_what_it_does_not_know(tmp_pa
     assert Place().device == "auto"
     with pytest.raises(RecipeError, match="gpu: no such field"):
         load_place(str(place))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("layout.data=16",), r"stages.stage1.batch_samples = 2040 is not a multiple of .* = 16 x 4 = 64; the nearest that is: 2048"),
+        (("layout.pipeline=3",), r"model.layers = 80 is not a multiple of layout.pipeline = 3"),
+        (("layout.tensor=16", "model.vocab_rows=32024"), r"model.vocab_rows = 32024 is not a multiple of layout.tensor = 16"),
+        (("layout.tensor=32", "model.ffn=22000"), r"model.ffn = 22000 is not a multiple of layout.tensor = 32"),
+        (("layout.tensor=6",), r"model.heads = 64 is not a multiple of layout.tensor = 6"),
+        (("stages.stage2.context=8190",), r"stages.stage2.context = 8190 is not a multiple of layout.tensor .* = 8; the next that is: 8192"),
+        (("layout.tensor=1",), r"sequence_parallel = true has no effect with layout.tensor = 1"),
+    ],
+)
+def test_a_layout_that_does_not_divide_is_refused_with_the_numbers(overrides: tuple[str, ...], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        load_recipe("k2_65b", overrides)

@@ -1,4 +1,4 @@
-"""Run under torchrun on two ranks: what DeepSpeed does silently by default, and what the engine makes of it.
+"""Two ranks: what DeepSpeed does silently by default, and what the engine makes of it.
 
 Argument: the folder to work in; each rank writes what it saw there.
 """
@@ -9,9 +9,12 @@ import pickle
 import sys
 from pathlib import Path
 
+import deepspeed.pipe  # noqa: F401 (it and the next before the ranks fork)
 import torch
+import torch._inductor.config
 import torch.distributed as dist
 from plain_loop import synthetic_samples
+from ranks import in_ranks
 from trainer_run import MINI
 
 from k2.recipe.load import load_recipe
@@ -35,9 +38,8 @@ def refusal_of(act, kind: type[BaseException]) -> str:
     return ""
 
 
-def main() -> None:
+def work() -> None:
     root, seen = Path(sys.argv[1]), {}
-    seen["tensor"] = refusal_of(lambda: connect(load_recipe(MINI, ("layout.tensor=2",)), PLACE), ValueError)
     seen["world"] = refusal_of(lambda: connect(load_recipe(MINI, ("layout.data=2",)), PLACE), ValueError)
     recipe = load_recipe(MINI)
     stage = recipe.stage("stage1")
@@ -71,8 +73,7 @@ def main() -> None:
     seen["pickle"] = refusal_of(lambda: engine.load_state(state), pickle.UnpicklingError)
     seen["nothing there"] = refusal_of(lambda: engine.load_state(root / "nowhere"), (AssertionError, OSError))  # type: ignore[arg-type]
     (root / f"seen_{dist.get_rank()}.json").write_text(json.dumps(seen))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    in_ranks(2, work)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from k2.model.layers import PlainLlama, build_plain
+from k2.model.layers import PlainLlama, build_plain, weights_of
 from k2.recipe.schema import Optimizer, Recipe, Stage
 
 
@@ -40,8 +40,10 @@ def synthetic_samples(recipe: Recipe, stage: Stage) -> Callable[[int], NDArray[n
     return read
 
 
-def train_plain(recipe: Recipe, stage: Stage, rates: list[float], read: Callable[[int], NDArray[np.uint16]]) -> Curve:
-    """One curve of len(rates) steps. In bf16 the masters, their moments and the accumulated gradients are fp32."""
+def train_plain(
+    recipe: Recipe, stage: Stage, rates: list[float], read: Callable[[int], NDArray[np.uint16]]
+) -> tuple[Curve, dict[str, Tensor]]:
+    """The curve of len(rates) steps, and the weights that remain. In bf16 masters, moments and accumulated gradients are fp32."""
     model = build_plain(recipe.model, stage.rope_base, recipe.seed)
     if recipe.layout.precision == "bf16":
         model.bfloat16()
@@ -59,7 +61,7 @@ def train_plain(recipe: Recipe, stage: Stage, rates: list[float], read: Callable
                 parameter.copy_(master)
         losses.append(loss)
         norms.append(norm)
-    return Curve(losses, norms)
+    return Curve(losses, norms), weights_of(model, recipe.model)
 
 
 def gradients_of(model: PlainLlama, tokens: Tensor, micro_batch: int) -> tuple[float, list[Tensor]]:
