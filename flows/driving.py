@@ -26,7 +26,8 @@ def drive_new(layout: RunLayout, recipe: str, overrides: tuple[str, ...], place:
     loaded, there = load_recipe(recipe, overrides), load_place(place) if place else None
 
     def with_prefect() -> None:
-        from flows.pretrain import PretrainRequest, pretrain
+        from flows.pretrain import pretrain
+        from flows.requests import PretrainRequest
 
         run, runs_dir = layout.name, str(layout.root.parent)
         pretrain(PretrainRequest(recipe=recipe, run=run, overrides=list(overrides), place=place, runs_dir=runs_dir))
@@ -38,7 +39,8 @@ def drive_existing(layout: RunLayout, say: Say) -> int:
     """Go on with a run; the exit code."""
 
     def with_prefect() -> None:
-        from flows.pretrain import ResumeRequest, resume
+        from flows.pretrain import resume
+        from flows.requests import ResumeRequest
 
         resume(ResumeRequest(run=layout.name, runs_dir=str(layout.root.parent)))
 

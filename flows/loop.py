@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
+from flows.deciding import answer_if_overdue
 from flows.run import Run
-from flows.verdicts import take_over
+from flows.verdicts import answer_verdicts, take_over
 from k2.run.control import read_stop_request
 from k2.run.ledger import DutyFailed, IncidentOpened
 from k2.run.plan import Ask, Done, Heal, Prepare, Release, Settle, Train, next_action, owed_duties
@@ -79,7 +80,8 @@ def pursue(run: Run, perform: Performer) -> Outcome:
                 case Done(aborted=aborted):
                     return Aborted() if aborted else Completed()
                 case Ask(incident=incident):
-                    return Waiting(incident)
+                    if not answer_if_overdue(run):
+                        return Waiting(incident)
                 case Settle() if settling.has_given_up():
                     return Owing(settling.failed())
                 case Settle():
@@ -87,6 +89,8 @@ def pursue(run: Run, perform: Performer) -> Outcome:
                 case Heal():
                     with settling.hushed():
                         perform.heal(action)
+                    if action.decision.action == "continue":  # the attempt may hold a later verdict
+                        answer_verdicts(run)
                 case _:
                     _perform(action, perform)
         return Stopped(request.reason)

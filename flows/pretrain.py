@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger, runtime, task
@@ -22,50 +21,26 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import Pause, PrefectSignal
 from prefect.states import Cancelled, Completed, Failed
-from pydantic import BaseModel, ConfigDict, Field
 
 from flows import work
 from flows.artifacts import Board
+from flows.asking import suspend_until_answered, take_answers
 from flows.loop import Aborted, Outcome, Owing, Stopped, Waiting, pursue
 from flows.loop import Completed as RunCompleted
 from flows.prefect_api import api_reachable, server_answers
 from flows.progress import Progress
+from flows.requests import PretrainRequest, ResumeRequest, layout_of
 from flows.run import Run, Say, existing_run, new_run
 from flows.training import Beside
 from k2.recipe.load import load_place, load_recipe
-from k2.run.layout import RunLayout, run_root
 from k2.run.plan import Heal, Settle, Train
 from k2.run.records import StepRecord
 
-RunName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="name of the run: its folder under the runs directory")]
 _VERBS = {"verified": "verify", "exported": "export", "evaluated": "evaluate", "published": "publish", "shown": "show"}
 _STATE_SECONDS = 3.0
 SUSPENDED, CANCELLED = "suspended in the UI", "cancelled in the UI"
 _SAY: contextvars.ContextVar[Say | None] = contextvars.ContextVar("say", default=None)
 _HEARD: contextvars.ContextVar[list[Outcome | Exception]] = contextvars.ContextVar("heard", default=[])  # noqa: B039 (nobody reads the default)
-
-
-class PretrainRequest(BaseModel):
-    """What to train."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    recipe: str = Field(
-        default="k2_tiny", description="a shipped recipe (k2_tiny, k2_1b, k2_65b) or the path of a .toml file on the worker"
-    )
-    run: RunName = "k2-tiny"
-    overrides: list[str] = Field(default=[], description="fields of the recipe to change, each written a.b=c")
-    place: str | None = Field(default=None, description="path of a .toml file that says where the run happens; empty: this machine")
-    runs_dir: str | None = Field(default=None, description="where runs lie; empty: the worker's own runs directory")
-
-
-class ResumeRequest(BaseModel):
-    """Which run to go on with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    run: RunName = "k2-tiny"
-    runs_dir: str | None = Field(default=None, description="where runs lie; empty: the worker's own runs directory")
 
 
 @flow(name="pretrain", flow_run_name="pretrain {request.run}", persist_result=False)
@@ -90,17 +65,15 @@ def resume(request: ResumeRequest = ResumeRequest()) -> State[Any]:
     return drive(existing_run(layout_of(request.run, request.runs_dir), teller()))
 
 
-def layout_of(run: str, runs_dir: str | None) -> RunLayout:
-    """The run's directory, under the given folder or the worker's own."""
-    return RunLayout(run_root(Path(runs_dir or os.environ.get("K2_RUNS_DIR", "runs")), run))
-
-
 def drive(opened: AbstractContextManager[Run]) -> State[Any]:
     """Hold the run and pursue it with Prefect tasks; the state that says how it ended."""
     heard = _HEARD.get()
     try:
         with opened as run:
+            take_answers(run)
             outcome = pursue(run, PrefectPerformer(run))
+            if isinstance(outcome, Waiting):
+                suspend_until_answered(run, outcome.incident)  # while the run is held: nobody answers a question that is not asked yet
     except Exception as error:
         heard.append(error)
         raise

@@ -4,7 +4,8 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import work
-from flows.pretrain import RunName, layout_of, perform, teller
+from flows.pretrain import perform, teller
+from flows.requests import RunName, layout_of
 from flows.run import Run, existing_run
 from flows.verdicts import take_over
 from k2.run.plan import owed_duties

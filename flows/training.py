@@ -19,6 +19,7 @@ from k2.run.control import clear_stop_request, read_stop_request, request_stop
 from k2.run.holdings import held_checkpoints
 from k2.run.layout import checkpoint_name
 from k2.run.ledger import AttemptEnded, AttemptStarted, CheckpointQuarantined, Fact
+from k2.run.moments import moment
 from k2.run.plan import Train, last_checkpoint
 from k2.run.receipt import RECEIPT
 from k2.run.records import StepRecord
@@ -29,6 +30,8 @@ POLL_SECONDS = 0.25
 STOP_SECONDS = 20.0  # an orchestrator kills what does not end within 30
 MAX_FRUITLESS = 3  # attempts in a row that crash without reaching another checkpoint
 CRASH_PAUSE_SECONDS = 1.0
+WATCHER_PAUSE_SECONDS = 1.0
+UNHEEDING_SECONDS, UNHEEDING_STEPS = 120.0, 3  # a trainer looks for a stop at every step, and ends with it
 
 Outcome = Literal["completed", "stopped", "crashed"]
 
@@ -59,6 +62,7 @@ def train_segment(run: Run, action: Train, beside: Beside) -> None:
     if _set_aside_if_bad(run, action):
         return
     run.record(AttemptStarted(attempt=action.attempt, stage=action.stage, checkpoint=action.checkpoint, first_step=action.first_step))
+    moment("relaunch.recorded")
     run.say(f"{action.stage}: attempt {action.attempt} starts at step {action.first_step}, from {action.checkpoint or 'scratch'}")
     code = _run_trainer(run, action, beside)
     outcome = _outcome(run, action, code)
@@ -82,7 +86,7 @@ def _set_aside_if_bad(run: Run, action: Train) -> bool:
 
 def _run_trainer(run: Run, action: Train, beside: Beside) -> int:
     ended = threading.Event()
-    watcher = threading.Thread(target=beside.watch, args=(action, ended), name="watching", daemon=True)
+    watcher = threading.Thread(target=_watch_to_the_end, args=(run, action, beside, ended), name="watching", daemon=True)
     trainer = Trainer.start(run.recipe, run.place, run.layout, action, run.lease)
     watcher.start()
     try:
@@ -95,12 +99,24 @@ def _run_trainer(run: Run, action: Train, beside: Beside) -> int:
         watcher.join()
 
 
+def _watch_to_the_end(run: Run, action: Train, beside: Beside, ended: threading.Event) -> None:
+    """The watcher, started again when it fails: it reads the same records from the disk and comes to the same verdict."""
+    while True:
+        try:
+            return beside.watch(action, ended)
+        except Exception as error:  # whatever it was: nobody else looks for spikes while the segment lives
+            run.say(f"the watcher failed ({error.__class__.__name__}: {error}) and is started again")
+        if ended.wait(WATCHER_PAUSE_SECONDS):  # the driver judges the whole attempt at its end
+            return None
+
+
 class _Following:
     """Looks at a living trainer: its records, wishes to stop it, and whether it hangs. One call a chunk."""
 
     def __init__(self, run: Run, action: Train, trainer: Trainer, beside: Beside) -> None:
         self._run, self._action, self._trainer, self._beside = run, action, trainer, beside
         self._pulse = Pulse(run.layout.metrics(action.stage, action.attempt), self._saves_after)
+        self._asked_at, self._steps_since_asked = float("inf"), 0
 
     def to_the_end(self) -> int:
         """Follow the trainer until it has ended; its exit code."""
@@ -131,13 +147,27 @@ class _Following:
             self._look()
 
     def _look(self) -> None:
-        for record in self._pulse.observe():
+        records = self._pulse.observe()
+        for record in records:
             self._beside.see(record)
         if self._pulse.stalled:
             self._run.say(f"no step for {self._pulse.silent_seconds:.0f} s: the trainer hangs and is killed")
             self._trainer.kill()
         self._pass_on(self._beside.asked())
+        self._insist(len(records))
         time.sleep(POLL_SECONDS)
+
+    def _insist(self, num_steps: int) -> None:
+        """End a trainer that was asked to stop long ago and still trains. One that is silent saves, or hangs: the pulse knows."""
+        request = read_stop_request(self._run.layout)
+        if request is None or request.attempt != self._action.attempt:
+            self._asked_at, self._steps_since_asked = float("inf"), 0
+            return
+        self._asked_at = min(self._asked_at, time.monotonic())
+        self._steps_since_asked += num_steps
+        if self._steps_since_asked > UNHEEDING_STEPS and time.monotonic() - self._asked_at > UNHEEDING_SECONDS:
+            self._run.say(f"the trainer was asked to stop {UNHEEDING_SECONDS:.0f} s ago and still trains: it is ended")
+            self._trainer.terminate()
 
     def _saves_after(self, step: int) -> bool:
         """Whether a checkpoint is saved after the step: by the recipe, or since a stop was asked for."""

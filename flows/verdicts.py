@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from flows.run import Run
 from k2.run.ledger import AttemptEnded, AttemptStarted, Fact
+from k2.run.moments import moment
 from k2.run.plan import open_incident
 from k2.run.records import accepted_records, read_records
 from k2.watch.policy import answer, judge
@@ -15,8 +16,9 @@ from k2.watch.policy import answer, judge
 
 def close_attempt(run: Run, ended: AttemptEnded) -> None:
     """Note the end of the attempt and the answer to its malignant verdict, if it has one that nobody answered."""
+    moment("attempt.ended")
     run.record(ended, *_answers(run, run.facts()))
-    answer_verdicts(run)
+    moment("verdict.recorded")
 
 
 def take_over(run: Run) -> None:
@@ -30,9 +32,8 @@ def take_over(run: Run) -> None:
 
 
 def answer_verdicts(run: Run) -> None:
-    """Answer the last attempt's malignant verdicts by the recipe's policy: one in most modes, each in turn where it only observes."""
-    while answers := _answers(run, run.facts()):
-        run.record(*answers)
+    """Answer the last attempt's malignant verdict that nobody answered by the recipe's policy, if there is one."""
+    run.record(*_answers(run, run.facts()))
 
 
 def _answers(run: Run, facts: list[Fact]) -> tuple[Fact, ...]:

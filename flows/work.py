@@ -10,12 +10,14 @@ from collections.abc import Callable
 from flows.progress import Progress
 from flows.run import Run
 from flows.training import Beside, train_segment
+from flows.verdicts import answer_verdicts
 from k2.checkpoint.select import prunable, verify
 from k2.launch.local import EvaluatorClosed
 from k2.run.durable import remove_folder, sweep
 from k2.run.holdings import duty_folder
 from k2.run.ledger import IncidentClosed
-from k2.run.plan import Heal, Settle, Train
+from k2.run.moments import moment
+from k2.run.plan import Heal, Settle, Train, decision_of, open_incident
 from k2.run.receipt import BrokenOutput, Receipt, commit_receipt_only, now, read_receipt
 from k2.run.records import StepRecord
 
@@ -46,13 +48,26 @@ def prepare(run: Run) -> Receipt:
 
 
 def watch(run: Run, action: Train, ended: threading.Event) -> None:
-    """Follow the segment's records; on a malignant verdict ask the trainer to stop."""
-    from k2.watch.follow import watch_attempt
+    """Follow the segment's records; on a malignant verdict ask the trainer to stop, or in the mode `observe` only record it."""
+    from k2.watch.follow import verdicts, watch_attempt
 
+    if run.recipe.spikes.mode == "observe":
+        for _ in verdicts(run.recipe, run.facts(), run.layout, action, ended):
+            note_observed(run)
+        return
     event = watch_attempt(run.recipe, run.facts(), run.layout, action, ended)
     if event is not None:
-        asked = "noted" if run.recipe.spikes.mode == "observe" else "the trainer is asked to stop"
-        run.say(f"{action.stage}: {event.kind} since step {event.onset_step}: {asked}")
+        run.say(f"{action.stage}: {event.kind} since step {event.onset_step}: the trainer is asked to stop")
+
+
+def note_observed(run: Run) -> None:
+    """Record every verdict that fell, and close it at once: the recipe only wants to know."""
+    answer_verdicts(run)
+    facts = run.facts()
+    while (incident := open_incident(facts)) is not None and (decision := decision_of(facts, incident.incident)) is not None:
+        heal(run, Heal(incident, decision))
+        answer_verdicts(run)
+        facts = run.facts()
 
 
 def train(run: Run, action: Train, beside: Beside) -> None:
@@ -74,11 +89,15 @@ def heal(run: Run, action: Heal) -> None:
     from k2.watch.evidence import keep_evidence
     from k2.watch.policy import abandoned
 
+    moment("heal.begin")
     names = abandoned(run.holdings(), action.incident, action.decision)
     evidence = keep_evidence(run.layout, run.recipe, run.facts(), action.incident, action.decision, names)
+    moment("heal.kept")
     run.record(IncidentClosed(incident=action.incident.incident, abandoned=tuple(evidence.facts["abandoned"])))
+    moment("heal.closed")
     target = action.decision.checkpoint or "the start of the stage"
-    run.say(f"incident {action.incident.incident:03d}: {action.decision.action} to {target}, data: {action.decision.data}")
+    back = f" to {target}, data: {action.decision.data}" if action.decision.action == "rollback" else ""
+    run.say(f"incident {action.incident.incident:03d}: {action.decision.action}{back}")
 
 
 def settle(run: Run, action: Settle) -> Receipt:

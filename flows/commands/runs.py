@@ -62,20 +62,15 @@ def stop(arguments: Namespace) -> int:
 
 def decide(arguments: Namespace) -> int:
     """k2 decide"""
-    from k2.run.holdings import read_holdings
-    from k2.run.lease import hold
-    from k2.run.ledger import append_facts, read_facts
-    from k2.watch.policy import decide as decide_incident
+    from flows.deciding import decide_incident, wake
 
     layout = layout_of(arguments)
     recipe, _ = open_run(layout)
-    with hold(layout):
-        facts = read_facts(layout.ledger)
-        holdings = read_holdings(recipe, layout, facts)
-        answers = decide_incident(recipe, facts, holdings, arguments.incident, arguments.action, arguments.to, arguments.data, "user")
-        append_facts(layout.ledger, *answers)
+    decide_incident(layout, arguments.incident, arguments.action, arguments.to, arguments.data, "user")
+    woken = wake(layout)
     incident = read_status(recipe, layout).incidents[arguments.incident - 1]
-    answer(arguments, incident, f"incident {arguments.incident} is answered: {arguments.action}; go on with `k2 resume {layout.name}`")
+    further = "its flow run goes on" if woken else f"go on with `k2 resume {layout.name}`"
+    answer(arguments, incident, f"incident {arguments.incident} is answered: {arguments.action}; {further}")
     return 0
 
 

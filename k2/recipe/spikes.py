@@ -20,3 +20,5 @@ class Spikes(Part):
     margin_steps: Annotated[int, Field(ge=0)] = Field(default=100, description="the target lies at least so many steps before the onset")
     max_skip_steps: Count = 400
     max_rollbacks: Annotated[int, Field(ge=0)] = Field(default=10, description="of a run; then it stops and asks")
+    answer_within_hours: Positive | None = Field(default=None, description="how long a question waits for a human; none: for ever")
+    unanswered: Literal["rollback", "continue", "abort"] = Field(default="rollback", description="what is done when that time is over")

@@ -68,6 +68,11 @@ class RunLayout:
         """Written by whoever wants the trainer to finish its step, save and end."""
         return self.root / "control" / "stop.json"
 
+    @property
+    def asked(self) -> Path:
+        """Which flow run waits for the answer to an open incident, and on which server."""
+        return self.root / "control" / "asked.json"
+
     # data
     @property
     def sources(self) -> Path:

@@ -21,10 +21,12 @@ from k2.checkpoint.commit import AgreedProblem, together
 from k2.data.loader import SampleReader
 from k2.run.durable import sync_folder
 from k2.run.layout import RunLayout
-from k2.run.ledger import ledger_head, read_facts
+from k2.run.ledger import Fact, ledger_head, read_facts
 from k2.run.opening import open_run
 from k2.train.engine import Engine, connect
 from k2.train.loop import Loop, Segment, check_segment
+from k2.watch.keeping import detector_at
+from k2.watch.spikes import Detector
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -53,7 +55,7 @@ def train(arguments: argparse.Namespace) -> None:
     reader = together(lambda: SampleReader(recipe, layout, stage, facts))
     engine = Engine(recipe, stage)
     with ExitStack() as files:
-        loop = Loop(segment, engine, reader, _open_records(segment, files))
+        loop = Loop(segment, engine, reader, _open_records(segment, files), _detector(segment, facts))
         _say(f"attempt {segment.attempt} trains {stage.name} from step {segment.first_step} of {stage.steps}")
         ended = loop.run(lambda: termination.asked)
     _say(f"attempt {segment.attempt} {ended}")
@@ -71,6 +73,13 @@ def _open_records(segment: Segment, files: ExitStack) -> TextIO | None:
     for folder in (path.parent, path.parent.parent, segment.layout.root):  # the entries of whatever was made just now
         sync_folder(folder)
     return file
+
+
+def _detector(segment: Segment, facts: list[Fact]) -> Detector | None:
+    """The stage's detector as it stood where the segment begins; on global rank 0 alone."""
+    if dist.get_rank() != 0:
+        return None
+    return detector_at(segment.recipe, segment.layout, facts, segment.stage.name, segment.first_step, segment.checkpoint)
 
 
 def _say(text: str) -> None:

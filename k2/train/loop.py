@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TextIO
 
 from k2.checkpoint.commit import STATE, AgreedProblem, agree, any_rank, commit_checkpoint, verify_together
@@ -23,6 +24,8 @@ from k2.run.saving import Due, due_checkpoint
 from k2.train.engine import Engine
 from k2.train.schedule import fault_factor, learning_rate
 from k2.train.step import StepResult, train_step
+from k2.watch.keeping import write_state
+from k2.watch.spikes import Detector
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,12 @@ def check_segment(segment: Segment) -> None:
 
 
 class Loop:
-    """A segment being trained on this rank. `records` is open on global rank 0 only."""
+    """A segment being trained on this rank. Global rank 0 has `records` open, and the `detector` whose state checkpoints keep."""
 
-    def __init__(self, segment: Segment, engine: Engine, reader: SampleReader, records: TextIO | None) -> None:
-        self._segment, self._engine, self._reader, self._records = segment, engine, reader, records
+    def __init__(
+        self, segment: Segment, engine: Engine, reader: SampleReader, records: TextIO | None, detector: Detector | None = None
+    ) -> None:
+        self._segment, self._engine, self._reader, self._records, self._detector = segment, engine, reader, records, detector
         self._inputs = {"recipe": digest(segment.recipe), "chunks": read_receipt(segment.layout.all_chunks).digest}
         self._tokens = 0
         if segment.checkpoint is not None:
@@ -91,7 +96,10 @@ class Loop:
         result = train_step(self._engine, segment.recipe, segment.stage, step, self._reader.step)
         self._tokens += segment.stage.tokens_per_step
         if self._records is not None:
-            self._records.write(self._record(step, result).line())
+            record = self._record(step, result)
+            self._records.write(record.line())
+            if self._detector is not None:
+                self._detector.observe(record)
 
     def _record(self, step: int, result: StepResult) -> StepRecord:
         return StepRecord(
@@ -129,7 +137,13 @@ class Loop:
         agree(self._sync_records())
         counters = {"step": step, "tokens": self._tokens}
         target = self._segment.layout.checkpoint(due.name)
-        commit_checkpoint(target, self._receipt(due, step), lambda folder: self._engine.write_state(folder, counters))
+        commit_checkpoint(target, self._receipt(due, step), lambda folder: self._write(folder, counters))
+
+    def _write(self, folder: Path, counters: dict[str, int]) -> str | None:
+        """This rank's files of the checkpoint; the detector's state lies beside the engine's folder."""
+        if self._detector is not None:
+            write_state(folder.parent, self._detector)
+        return self._engine.write_state(folder, counters)
 
     def _sync_records(self) -> str | None:
         """Force the records to the disk, or say why not: after a power loss no checkpoint stands without the records before it."""

@@ -12,10 +12,12 @@ from k2.recipe.schema import Recipe
 from k2.run.control import read_stop_request, request_stop
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact
-from k2.run.records import RecordTail, StepRecord, accepted_records
+from k2.run.moments import moment
+from k2.run.records import RecordTail, StepRecord
 from k2.watch.event import Event
+from k2.watch.keeping import detector_at
 from k2.watch.policy import first_unanswered
-from k2.watch.spikes import Detector, observe
+from k2.watch.spikes import observe
 
 VERDICT = "verdict"  # the reason of the watcher's stop request
 _POLL_SECONDS = 0.2
@@ -36,6 +38,8 @@ class Segment(Protocol):
     def attempt(self) -> int: ...
     @property
     def first_step(self) -> int: ...
+    @property
+    def checkpoint(self) -> str | None: ...
 
 
 def follow(path: Path, stop: Ended) -> Iterator[StepRecord]:
@@ -51,20 +55,20 @@ def follow(path: Path, stop: Ended) -> Iterator[StepRecord]:
         ended = stop.wait(_POLL_SECONDS)
 
 
-def watch_attempt(recipe: Recipe, facts: list[Fact], layout: RunLayout, train: Segment, ended: Ended) -> Event | None:
-    """Watch one attempt until `ended` is set or a malignant verdict falls; then ask its trainer to stop, and give the verdict.
+def verdicts(recipe: Recipe, facts: list[Fact], layout: RunLayout, train: Segment, ended: Ended) -> Iterator[Event]:
+    """The attempt's malignant verdicts as they fall, until `ended` is set. Those that have an incident are not given again."""
+    detector = detector_at(recipe, layout, facts, train.stage, train.first_step, train.checkpoint)
+    for event in observe(detector, follow(layout.metrics(train.stage, train.attempt), ended)):
+        if first_unanswered(facts, train.attempt, (event,)) is not None:
+            yield event
 
-    In the mode `observe` nobody is asked: the first verdict is given when the attempt has ended.
-    """
-    detector = Detector(recipe.spikes)
-    earlier = (r for r in accepted_records(layout, facts, train.stage) if r.attempt < train.attempt and r.step < train.first_step)
-    for _ in observe(detector, earlier):
-        pass
-    events = observe(detector, follow(layout.metrics(train.stage, train.attempt), ended))
-    if recipe.spikes.mode == "observe":
-        return first_unanswered(facts, train.attempt, list(events))
-    event = first_unanswered(facts, train.attempt, events)
+
+def watch_attempt(recipe: Recipe, facts: list[Fact], layout: RunLayout, train: Segment, ended: Ended) -> Event | None:
+    """Watch one attempt until `ended` is set or a malignant verdict falls; then ask its trainer to stop, and give the verdict."""
+    event = next(verdicts(recipe, facts, layout, train, ended), None)
     standing = read_stop_request(layout)
     if event is not None and (standing is None or standing.attempt != train.attempt):
+        moment("watcher.verdict")
         request_stop(layout, train.attempt, VERDICT)
+        moment("watcher.asked")
     return event

@@ -15,7 +15,7 @@ from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptStarted, Fact
 from k2.run.plan import Train
 from k2.run.records import StepRecord, accepted_records
-from k2.watch.follow import follow, watch_attempt
+from k2.watch.follow import follow, verdicts, watch_attempt
 from k2.watch.policy import answer, judge
 
 FIRST = AttemptStarted(attempt=1, stage="stage1", checkpoint=None, first_step=1)
@@ -126,8 +126,8 @@ def test_a_verdict_that_has_its_incident_is_not_given_again(recipe: Recipe, layo
 
 def test_observing_asks_nobody(with_spikes: Callable[..., Recipe], layout: RunLayout) -> None:
     write(layout, kicked())
-    found = watch_attempt(with_spikes('mode="observe"'), [FIRST], layout, TRAIN, ended())
-    assert found is not None
+    [found] = verdicts(with_spikes('mode="observe"'), [FIRST], layout, TRAIN, ended())
+    assert found.kind == "malignant.long"
     assert read_stop_request(layout) is None
 
 

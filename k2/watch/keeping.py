@@ -1,0 +1,42 @@
+"""The detector's state beside a checkpoint: `detector.json`, small, written by the trainer, read by whoever goes on from there.
+
+A detector that goes on from the state says what one says that has seen the whole lineage before it; so where no state
+lies beside a checkpoint, or one that this version cannot read, the records are replayed instead.
+"""
+
+import json
+from pathlib import Path
+
+from k2.recipe.schema import Recipe
+from k2.run.layout import RunLayout
+from k2.run.ledger import Fact
+from k2.run.records import accepted_records
+from k2.watch.spikes import Detector, observe
+
+STATE_FILE = "detector.json"
+
+
+def write_state(folder: Path, detector: Detector) -> None:
+    """Write the state into a checkpoint that is being made."""
+    (folder / STATE_FILE).write_text(json.dumps(detector.state()) + "\n", "utf-8")
+
+
+def detector_at(recipe: Recipe, layout: RunLayout, facts: list[Fact], stage: str, first_step: int, checkpoint: str | None) -> Detector:
+    """The detector of the stage as it stood before `first_step`: from the checkpoint that is gone on from, else by replay.
+
+    The first step of a stage has a fresh one: the checkpoint before it is of another stage.
+    """
+    kept = _read(recipe, layout.checkpoint(checkpoint)) if checkpoint is not None and first_step > 1 else None
+    if kept is not None:
+        return kept
+    detector = Detector(recipe.spikes)
+    for _ in observe(detector, (record for record in accepted_records(layout, facts, stage) if record.step < first_step)):
+        pass
+    return detector
+
+
+def _read(recipe: Recipe, folder: Path) -> Detector | None:
+    try:
+        return Detector.restore(recipe.spikes, json.loads((folder / STATE_FILE).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
