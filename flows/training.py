@@ -13,6 +13,7 @@ from typing import Literal
 from flows.run import Run
 from flows.verdicts import close_attempt
 from k2.checkpoint.select import set_bad_aside
+from k2.launch.heed import UNHEEDING_SECONDS, Heed
 from k2.launch.local import Trainer
 from k2.launch.pulse import Pulse
 from k2.run.control import clear_stop_request, read_stop_request, request_stop
@@ -31,7 +32,6 @@ STOP_SECONDS = 20.0  # an orchestrator kills what does not end within 30
 MAX_FRUITLESS = 3  # attempts in a row that crash without reaching another checkpoint
 CRASH_PAUSE_SECONDS = 1.0
 WATCHER_PAUSE_SECONDS = 1.0
-UNHEEDING_SECONDS, UNHEEDING_STEPS = 120.0, 3  # a trainer looks for a stop at every step, and ends with it
 
 Outcome = Literal["completed", "stopped", "crashed"]
 
@@ -86,7 +86,7 @@ def _set_aside_if_bad(run: Run, action: Train) -> bool:
 
 def _run_trainer(run: Run, action: Train, beside: Beside) -> int:
     ended = threading.Event()
-    watcher = threading.Thread(target=_watch_to_the_end, args=(run, action, beside, ended), name="watching", daemon=True)
+    watcher = threading.Thread(target=watch_to_the_end, args=(run, action, beside, ended), name="watching", daemon=True)
     trainer = Trainer.start(run.recipe, run.place, run.layout, action, run.lease)
     watcher.start()
     try:
@@ -99,7 +99,7 @@ def _run_trainer(run: Run, action: Train, beside: Beside) -> int:
         watcher.join()
 
 
-def _watch_to_the_end(run: Run, action: Train, beside: Beside, ended: threading.Event) -> None:
+def watch_to_the_end(run: Run, action: Train, beside: Beside, ended: threading.Event) -> None:
     """The watcher, started again when it fails: it reads the same records from the disk and comes to the same verdict."""
     while True:
         try:
@@ -116,7 +116,7 @@ class _Following:
     def __init__(self, run: Run, action: Train, trainer: Trainer, beside: Beside) -> None:
         self._run, self._action, self._trainer, self._beside = run, action, trainer, beside
         self._pulse = Pulse(run.layout.metrics(action.stage, action.attempt), self._saves_after)
-        self._asked_at, self._steps_since_asked = float("inf"), 0
+        self._heed = Heed()
 
     def to_the_end(self) -> int:
         """Follow the trainer until it has ended; its exit code."""
@@ -158,14 +158,9 @@ class _Following:
         time.sleep(POLL_SECONDS)
 
     def _insist(self, num_steps: int) -> None:
-        """End a trainer that was asked to stop long ago and still trains. One that is silent saves, or hangs: the pulse knows."""
+        """Ask, wait, then SIGTERM to every process of the trainer, then SIGKILL: no verdict hangs on one rank that does not listen."""
         request = read_stop_request(self._run.layout)
-        if request is None or request.attempt != self._action.attempt:
-            self._asked_at, self._steps_since_asked = float("inf"), 0
-            return
-        self._asked_at = min(self._asked_at, time.monotonic())
-        self._steps_since_asked += num_steps
-        if self._steps_since_asked > UNHEEDING_STEPS and time.monotonic() - self._asked_at > UNHEEDING_SECONDS:
+        if self._heed.is_refused(request is not None and request.attempt == self._action.attempt, num_steps):
             self._run.say(f"the trainer was asked to stop {UNHEEDING_SECONDS:.0f} s ago and still trains: it is ended")
             self._trainer.terminate()
 

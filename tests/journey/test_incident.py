@@ -1,12 +1,13 @@
 """A spike provoked for real: seen, stopped, gone back from, its data skipped or deferred, and nobody asked."""
 
-import os
 import signal
 
 import pytest
-from machine import LONGER, MINI, Machine, wait_until
+from machine import LONGER, MINI, Machine
 
+from k2.recipe.load import load_recipe
 from k2.run.ledger import IncidentClosed, IncidentDecided, IncidentOpened, StepsSkipped, read_facts
+from k2.watch.keeping import STATE_FILE, detector_at
 
 pytestmark = pytest.mark.slow
 
@@ -64,22 +65,39 @@ def test_the_evidence_is_kept(healed: Machine) -> None:
     assert any((folder / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("moment", ["during the spike", "while healing", "after the relaunch"])
-def test_killed_in_the_middle_of_the_incident_it_ends_the_same(machine: Machine, healed: Machine, moment: str) -> None:
-    driver = machine.start(*arguments(machine))
-    layout = machine.layout("mini")
-    if moment == "during the spike":
-        machine.wait_for_step("mini", "stage1", 64)
-    elif moment == "while healing":
-        wait_until(lambda: layout.ledger.is_file() and "incident_opened" in layout.ledger.read_text(), 120)
-    else:
-        machine.wait_for_step("mini", "stage1", 75)
-    for pid in [driver.pid, *machine.processes("trainer", "mini")]:
-        os.kill(pid, signal.SIGKILL)
-    driver.wait()
-    resumed = machine.k2("resume", "mini")
-    assert resumed.returncode == 0, resumed.stderr[-4000:]
+MOMENTS = (
+    "watcher.verdict",  # the verdict has fallen, the trainer is not asked yet
+    "attempt.ended",  # the trainer has ended, the ledger does not know it
+    "verdict.recorded",  # incident and decision are in the ledger, nothing is healed
+    "heal.begin",
+    "heal.moved",  # the first abandoned checkpoint lies in the incident's folder, others do not
+    "heal.kept",  # the evidence has its receipt
+    "heal.closed",
+    "relaunch.recorded",  # the next attempt is in the ledger, its trainer was never started
+)
+
+
+def test_killed_at_every_moment_of_the_incident_it_ends_the_same(machine: Machine, healed: Machine) -> None:
+    """One run, its driver (flow and watcher with it) killed as by `kill -9` at each place in turn, and each time resumed."""
+    command = arguments(machine)
+    for place in MOMENTS:
+        killed = machine.k2(*command, K2_DIE_AT=place)
+        assert killed.returncode == -signal.SIGKILL, (place, killed.stderr[-2000:])
+        command = ("resume", "mini")
+    done = machine.k2("resume", "mini")
+    assert done.returncode == 0, done.stderr[-4000:]
     assert machine.losses("mini") == healed.losses("mini")
+    facts = read_facts(machine.layout("mini").ledger)
+    assert sum(isinstance(f, IncidentOpened) for f in facts) == sum(isinstance(f, IncidentDecided) for f in facts) == 1
+
+
+def test_the_detector_in_a_checkpoint_knows_what_a_replay_knows(healed: Machine) -> None:
+    layout = healed.layout("mini")
+    facts, recipe = read_facts(layout.ledger), load_recipe(str(layout.recipe))
+    for name, step in (("ckpt_001", 40), ("ckpt_002", 80), ("ckpt_003", 120)):
+        replayed = detector_at(recipe, layout, facts, "stage1", step + 1, checkpoint=None)
+        assert detector_at(recipe, layout, facts, "stage1", step + 1, checkpoint=name).state() == replayed.state()
+        assert (layout.checkpoint(name) / STATE_FILE).is_file()
 
 
 def test_a_verdict_in_the_last_steps_of_a_stage_is_healed_too(machine: Machine) -> None:
