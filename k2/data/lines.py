@@ -8,13 +8,20 @@ range before. So every line of a file is read exactly once, however the file is 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from k2.data.parse import TOO_LARGE
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line without its line end. `content` is None when it is longer than the limit."""
+    """One line without its line end; or `content` None, and the reason why it could not be had."""
 
     position: int
     content: bytes | None
+    reason: str = ""
+
+
+class Damaged(Exception):
+    """Nothing more can be read of this file. Its one argument is the reason that is counted."""
 
 
 def lines_of_range(blocks_from: Callable[[int], Iterator[bytes]], begin: int, end: int, limit: int) -> Iterator[Line]:
@@ -36,28 +43,17 @@ def lines_of_range(blocks_from: Callable[[int], Iterator[bytes]], begin: int, en
 def split_lines(blocks: Iterable[bytes], position: int, limit: int) -> Iterator[Line]:
     """Cut blocks at line ends; the first block begins at `position`. The last line may lack its end.
 
-    A line that is too long is reported as soon as that is known, and its rest passed over in the blocks that follow.
+    A line that is too long is reported as soon as that is known, and its rest passed over in the blocks that follow. What
+    `Damaged` blocks leave unfinished is reported as one line of that reason.
     """
-    parts: list[bytes] = []  # of the line that is not yet whole
-    held, reported = 0, False
-    for block in blocks:
-        *whole, rest = block.split(b"\n")
-        for piece in whole:
-            if not reported:
-                length = held + len(piece)
-                yield Line(position - held, _join(parts, piece) if length <= limit else None)
-            position += len(piece) + 1
-            parts, held, reported = [], 0, False
-        position += len(rest)
-        held += len(rest)
-        if held > limit:
-            if not reported:
-                yield Line(position - held, None)
-            parts, reported = [], True
-        elif rest:
-            parts.append(rest)
-    if held and not reported:
-        yield Line(position - held, b"".join(parts))
+    splitter = _Splitter(position, limit)
+    try:
+        for block in blocks:
+            yield from splitter.split(block)
+    except Damaged as damaged:
+        yield Line(splitter.begin, None, str(damaged))
+    else:
+        yield from splitter.last()
 
 
 def _until(lines: Iterator[Line], end: int) -> Iterator[Line]:
@@ -72,5 +68,36 @@ def _with(first: bytes, others: Iterator[bytes]) -> Iterator[bytes]:
     yield from others
 
 
-def _join(parts: list[bytes], piece: bytes) -> bytes:
-    return b"".join((*parts, piece)) if parts else piece
+class _Splitter:
+    """The line that is not yet whole: where it begins, what is held of it, and whether it was reported as too long."""
+
+    def __init__(self, position: int, limit: int) -> None:
+        self.begin, self._limit = position, limit
+        self._parts: list[bytes] = []
+        self._length, self._reported = 0, False
+
+    def split(self, block: bytes) -> Iterator[Line]:
+        """The lines that end in the block, and the one that became too long in it."""
+        *ends, rest = block.split(b"\n")
+        for end in ends:
+            if not self._reported:
+                yield self._line(end)
+            self.begin += self._length + len(end) + 1
+            self._parts, self._length, self._reported = [], 0, False
+        self._length += len(rest)
+        if self._length > self._limit:
+            if not self._reported:
+                yield Line(self.begin, None, TOO_LARGE)
+            self._parts, self._reported = [], True
+        elif rest:
+            self._parts.append(rest)
+
+    def last(self) -> Iterator[Line]:
+        """The line that no line end closes."""
+        if self._length and not self._reported:
+            yield self._line(b"")
+
+    def _line(self, end: bytes) -> Line:
+        if self._length + len(end) > self._limit:
+            return Line(self.begin, None, TOO_LARGE)
+        return Line(self.begin, b"".join((*self._parts, end)) if self._parts else end)

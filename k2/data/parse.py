@@ -9,7 +9,8 @@ import json
 from typing import Any
 
 NOT_UTF8, NOT_JSON, NO_FIELD, NO_STRING, EMPTY = "not UTF-8", "not JSON", "no text field", "text is no string", "empty"
-NOT_ENCODABLE, TOO_LARGE, UNREADABLE, TORN = "not encodable", "too large", "unreadable", "torn"
+NOT_ENCODABLE, TOO_LARGE, UNREADABLE = "not encodable", "too large", "unreadable"
+TORN, DAMAGED, BOMB, WINDOW = "torn file", "damaged file", "unfolds more than 250-fold", "needs a window above 128 MB"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -24,7 +25,7 @@ def text_of_line(line: bytes, field: str) -> str:
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError:
-        record = _read_again(line)
+        return encodable(checked_text(_member(_read_again(line), field)))
     return checked_text(_member(record, field))
 
 
@@ -37,15 +38,30 @@ def text_of_file(content: bytes) -> str:
     return checked_text(text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text)
 
 
+def text_of_bytes(value: bytes) -> str:
+    """The value of a binary column."""
+    try:
+        return checked_text(value.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise Unusable(NOT_UTF8) from None
+
+
 def checked_text(value: Any) -> str:
-    """The value, if it is a text that says something and can be written as UTF-8."""
+    """The value, if it is a text that says something."""
     if not isinstance(value, str):
         raise Unusable(NO_STRING)
     if not value or value.isspace():
         raise Unusable(EMPTY)
-    if not value.isascii() and _has_lone_surrogate(value):
-        raise Unusable(NOT_ENCODABLE)
     return value
+
+
+def encodable(text: str) -> str:
+    """The text, if UTF-8 can hold it: JSON can spell half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Unusable(NOT_ENCODABLE) from None
+    return text
 
 
 def _read_again(line: bytes) -> Any:
@@ -65,12 +81,3 @@ def _member(record: Any, field: str) -> Any:
             raise Unusable(NO_FIELD)
         record = record[name]
     return record
-
-
-def _has_lone_surrogate(text: str) -> bool:
-    """JSON can spell half of a surrogate pair, which no UTF-8 can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False

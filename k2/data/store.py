@@ -4,6 +4,7 @@ Enters a pattern and the place; leaves `SourceFile`s and bytes. The place's own 
 `s3://` or `hf://` is opened by `k2.data.remote` alone.
 """
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -40,8 +41,8 @@ class Store(Protocol):
         """The files that the glob names, by name. `DataError` when it names none or may not be read."""
         ...
 
-    def read(self, name: str, begin: int, count: int) -> bytes:
-        """Up to `count` bytes from offset `begin`, fewer only at the file's end. `SourceUnavailable`, `PermissionError`."""
+    def read(self, file: SourceFile, begin: int, count: int) -> bytes:
+        """The `count` bytes from offset `begin`, fewer at the file's end. `SourceUnavailable`, `PermissionError`."""
         ...
 
     def stat(self, name: str) -> SourceFile:
@@ -71,15 +72,15 @@ class FolderStore:
             )
         return [self.stat(name) for name in names]
 
-    def read(self, name: str, begin: int, count: int) -> bytes:
+    def read(self, file: SourceFile, begin: int, count: int) -> bytes:
         try:
-            with (self.folder / name).open("rb", buffering=0) as file:
-                file.seek(begin)
-                return file.read(count)
-        except (FileNotFoundError, PermissionError):
+            with (self.folder / file.name).open("rb", buffering=0) as opened:
+                opened.seek(begin)
+                return opened.read(count)
+        except PermissionError:
             raise
         except OSError as error:
-            raise SourceUnavailable(f"{self.folder / name} could not be read at byte {begin}: {error}") from error
+            raise SourceUnavailable(f"{self.folder / file.name} could not be read at byte {begin}: {error}") from error
 
     def stat(self, name: str) -> SourceFile:
         try:
@@ -89,8 +90,38 @@ class FolderStore:
         return SourceFile(name, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
 
 
-def blocks(store: Store, name: str, begin: int) -> Iterator[bytes]:
+def blocks(store: Store, file: SourceFile, begin: int) -> Iterator[bytes]:
     """The file's content from `begin` to its end, a block at a time."""
-    while block := store.read(name, begin, store.block_bytes):
+    while begin < file.bytes:
+        block = store.read(file, begin, min(store.block_bytes, file.bytes - begin))
+        if not block:
+            raise SourceUnavailable(f"{file.name} ends at byte {begin}, but had {file.bytes} bytes when it was listed")
         yield block
         begin += len(block)
+
+
+class RandomAccess(io.RawIOBase):
+    """A file of a store as a seekable file, for libraries that want one."""
+
+    def __init__(self, store: Store, file: SourceFile) -> None:
+        super().__init__()
+        self._store, self._file, self._at = store, file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.bytes}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._file.bytes - self._at)
+        content = self._store.read(self._file, self._at, left if size < 0 else min(size, left)) if left and size else b""
+        self._at += len(content)
+        return content
