@@ -236,6 +236,13 @@ def _add_recipe_commands(commands: "argparse._SubParsersAction[argparse.Argument
     replay = _command(inner, "replay", "run the detector over a recorded curve (.csv, .csv.gz, .jsonl)", "spikes.replay")
     replay.add_argument("file", type=Path)
     replay.add_argument("--recipe", help="whose detector settings (default: k2_65b)", default="k2_65b")
+    benchmark = _command(
+        inner, "benchmark", "this detector and the published ones, on synthetic families and on recorded curves", "spikes.benchmark"
+    )
+    benchmark.add_argument("folder", type=Path, nargs="?", help="a folder of curves, labelled by sustained_rises.csv in it")
+    benchmark.add_argument("--recipe", help="whose detector settings (default: k2_65b)", default="k2_65b")
+    benchmark.add_argument("--count", type=int, default=100, help="curves of each family (default: 100)")
+    benchmark.add_argument("--seed", type=int, default=0, help="the first curve's seed")
 
 
 def _add_service_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

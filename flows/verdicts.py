@@ -10,7 +10,7 @@ from flows.run import Run
 from k2.run.ledger import AttemptEnded, AttemptStarted, Fact
 from k2.run.moments import moment
 from k2.run.plan import open_incident
-from k2.run.records import accepted_records, read_records
+from k2.run.records import accepted_of, branches, read_records, replayed_losses
 from k2.watch.policy import answer, judge
 
 
@@ -40,7 +40,9 @@ def _answers(run: Run, facts: list[Fact]) -> tuple[Fact, ...]:
     last = _last_started(facts)
     if last is None or open_incident(facts) is not None:
         return ()
-    event = judge(run.recipe, facts, last.stage, accepted_records(run.layout, facts, last.stage))
+    read = branches(run.layout, facts, last.stage)
+    accepted, replayed = accepted_of(read, facts, last.stage), replayed_losses(read, facts, last.stage)
+    event = judge(run.recipe, facts, last.stage, accepted, replayed)
     if event is None:
         return ()
     run.say(f"{event.kind} spike: onset at step {event.onset_step}, verdict at {event.verdict_step}, {event.rise_nats:+.2f} nat")

@@ -1,10 +1,36 @@
-"""The recipe's `[spikes]`: the numbers of the spike detector and of the rollback policy."""
+"""The recipe's `[spikes]`: every number of the spike detector and of the rollback policy, with where it comes from.
 
-from typing import Annotated, Literal
+Numbers marked 4.2 and 4.3 are those of the spikes specification, measured on real curves at a persistence of 100 steps.
+"""
 
-from pydantic import Field
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
 
 from k2.recipe.part import Count, Part, Positive
+
+Shift = Literal["chunk", "schedule"]
+
+_WINDOWS_PERSISTENCE = 100
+
+
+class SpikeWindows(Part):
+    """How far the detector looks, in steps at a persistence of 100 (4.2). All scale with the recipe's persistence."""
+
+    reference: Count = Field(default=512, description="accepted losses that say what is normal")
+    lag: Count = Field(default=128, description="newest accepted losses left out of it, so that a slow rise is not its own reference")
+    warmup: Count = Field(default=256, description="accepted losses before the first verdict")
+    level: Count = Field(default=64, description="newest losses whose median is the level")
+    quiet: Count = Field(default=24, description="quiet steps that end an episode")
+    candidate: Count = Field(default=32, description="steps in a row far above the reference that make a pause candidate")
+    nonfinite: Count = Field(default=20, description="steps among which so many as `nonfinite_steps` are malignant at once")
+    resume: Count = Field(default=20, description="steps after a resume in which it can be a bad one")
+    cool_down: Count = Field(default=50, description="steps after a resume in which what passes is no onset")
+    boundary: Count = Field(default=50, description="steps around a declared boundary in which a shift of the level is expected")
+    train: Count = Field(default=300, description="steps over which benign episodes are counted together")
+    rebase: Count = Field(
+        default=740, description="age at which the level of an episode is the new normal: its verdict, and a whole reference"
+    )
 
 
 class Spikes(Part):
@@ -12,13 +38,49 @@ class Spikes(Part):
 
     mode: Literal["auto", "confirm", "observe"] = "auto"
     persistence_steps: Annotated[int, Field(ge=4)] = Field(default=100, description="elevated for so long is malignant")
-    onset_z: Positive = 8.0
-    quiet_z: Positive = 4.0
-    level_deviations: Positive = 1.5
-    level_nats: Positive = 0.05
+
+    onset_z: Positive = Field(default=8.0, description="deviations above the reference that begin an episode (4.2)")
+    quiet_z: Positive = Field(default=4.0, description="deviations that begin the count of quiet steps anew (4.2)")
+    level_deviations: Positive = Field(
+        default=1.5, description="the level is up when it stands so many deviations above the reference (4.2)"
+    )
+    level_nats: Positive = Field(default=0.05, description="and so many nats: 0.03 to 0.05 is what a change of the mix does (4.2)")
+    level_errors: Positive = Field(
+        default=5.0, description="and so many standard errors of a median: in a miniature the level is a few steps"
+    )
+    relative_floor: Positive = Field(default=0.002, description="least deviation that is believed, as a share of the reference (4.2)")
+    candidate_nats: Positive = Field(default=0.5, description="rise that makes a pause candidate long before its verdict (4.2)")
+    grad_ratio: Positive = Field(default=8.0, description="a gradient norm below so many medians is no early warning (4.1)")
+    small_grad_ratio: Positive = Field(default=1.5, description="up to so many medians a norm is small: clipping did not protect (4.1)")
+    small_grad_share: Positive = Field(default=0.1, description="share of small norms in the span that confirms K2's definition (4.1)")
+    nonfinite_steps: Count = Field(default=3, description="non-finite steps that are malignant at once (4.1)")
+    train_episodes: Count = Field(default=5, description="benign episodes that are malignant together (4.1)")
+    replay_relative: Positive = Field(default=1e-3, description="a resume whose first step differs more from its record is bad (4.1)")
+    expected_shifts: tuple[Shift, ...] = Field(
+        default=("schedule",),
+        description="boundaries at which a small shift of the level is no damage. Chunks are of one mix: theirs is their data's fault. "
+        "Stages, and with them batches and mixes, begin with a new reference",
+    )
+    windows: SpikeWindows = SpikeWindows()
+
     bypass: Literal["skip", "defer"] = Field(default="skip", description="skip the data window, or defer the chunk to the end (K2)")
     margin_steps: Annotated[int, Field(ge=0)] = Field(default=100, description="the target lies at least so many steps before the onset")
     max_skip_steps: Count = 400
     max_rollbacks: Annotated[int, Field(ge=0)] = Field(default=10, description="of a run; then it stops and asks")
     answer_within_hours: Positive | None = Field(default=None, description="how long a question waits for a human; none: for ever")
     unanswered: Literal["rollback", "continue", "abort"] = Field(default="rollback", description="what is done when that time is over")
+
+    @model_validator(mode="after")
+    def _orders(self) -> Self:
+        if self.quiet_z > self.onset_z:
+            raise ValueError(f"spikes.quiet_z = {self.quiet_z} must not exceed spikes.onset_z = {self.onset_z}: an episode could not end")
+        if self.windows.rebase <= _WINDOWS_PERSISTENCE:
+            raise ValueError(
+                f"spikes.windows.rebase = {self.windows.rebase} must exceed {_WINDOWS_PERSISTENCE}, the persistence that the windows are "
+                f"counted against: else no episode lives to its verdict"
+            )
+        return self
+
+    def scaled(self, steps_at_100: float, least: int = 1) -> int:
+        """A length that was measured at a persistence of 100 steps, at this recipe's."""
+        return max(least, round(steps_at_100 * self.persistence_steps / _WINDOWS_PERSISTENCE))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
-from k2.run.ledger import AttemptStarted, Fact
+from k2.run.ledger import AttemptStarted, DataOperation, Fact
 
 _END_BYTES = 4096  # about a dozen records
 
@@ -124,3 +124,22 @@ def branches(layout: RunLayout, facts: list[Fact], stage: str) -> Branches:
 def all_branches(layout: RunLayout, facts: list[Fact], recipe: Recipe) -> Mapping[str, Branches]:
     """The branches of every stage, by its name."""
     return {stage.name: branches(layout, facts, stage.name) for stage in recipe.stages}
+
+
+def replayed_losses(read: Branches, facts: list[Fact], stage: str) -> dict[int, float]:
+    """What an earlier attempt recorded of the steps that the stage's last attempt trains again, from the same state and data.
+
+    Empty where the data was changed in between, or where the checkpoint is of an attempt that ended with it.
+    """
+    attempts = attempts_of(facts, stage)
+    if not attempts:
+        return {}
+    newest = attempts[-1]
+    for fact in reversed(facts[: facts.index(newest)]):
+        if isinstance(fact, DataOperation) and fact.stage == stage:
+            return {}
+        if isinstance(fact, AttemptStarted) and fact.stage == stage and fact.first_step <= newest.first_step:
+            again = {r.step: r.loss for r in read[fact.attempt] if r.step >= newest.first_step}
+            if again or any(r.step == newest.first_step - 1 for r in read[fact.attempt]):
+                return again
+    return {}

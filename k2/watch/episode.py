@@ -7,41 +7,32 @@ from typing import Self
 from k2.recipe.spikes import Spikes
 from k2.watch.reference import Normal
 
-_SMALL_GRAD_RATIO = 1.5  # K2 §3.1: "small" norms inside the span, so that clipping did not protect
+_LEAST = {  # keep a median a median, and a canary two steps, in a miniature
+    "reference": 48, "lag": 12, "warmup": 24, "level": 12, "quiet": 4, "candidate": 4, "nonfinite": 8, "resume": 3, "cool_down": 2,
+    "boundary": 2, "train": 12, "rebase": 88,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Windows:
-    """All windows in steps, scaled from those measured at a persistence of 100 steps."""
+    """The recipe's windows (`SpikeWindows`), in steps of this recipe."""
 
     reference: int
     lag: int
     warmup: int
     level: int
     quiet: int
+    candidate: int
     nonfinite: int
     resume: int
+    cool_down: int
+    boundary: int
     train: int
     rebase: int
 
     @classmethod
-    def of(cls, persistence_steps: int) -> Self:
-        """The least values keep a median a median in a miniature."""
-
-        def scaled(steps_at_100: int, least: int) -> int:
-            return max(least, round(steps_at_100 * persistence_steps / 100))
-
-        return cls(
-            reference=scaled(512, 48),
-            lag=scaled(128, 12),
-            warmup=scaled(256, 24),
-            level=scaled(64, 12),
-            quiet=scaled(24, 4),
-            nonfinite=scaled(20, 8),
-            resume=scaled(20, 3),
-            train=scaled(300, 12),
-            rebase=scaled(4000, 160),
-        )
+    def of(cls, spikes: Spikes) -> Self:
+        return cls(**{name: spikes.scaled(getattr(spikes.windows, name), least) for name, least in _LEAST.items()})
 
 
 @dataclass(frozen=True)
@@ -67,6 +58,7 @@ class Episode:
     loud: bool = False  # a z above the onset threshold, or a non-finite number
     judged: bool = False
     quiet: int = 0  # grows with steps inside the band, shrinks with those above it, and ends with a high z
+    high: int = 0  # steps in a row far above the reference
     last_loud_step: int = 0
     rise: float = 0.0
     z: float = 0.0
@@ -81,12 +73,13 @@ class Episode:
             self.last_loud_step = reading.step
         else:
             self.quiet = self.quiet + 1 if reading.rise < band else max(0, self.quiet - 1)
+        self.high = self.high + 1 if reading.loss is None or reading.rise > spikes.candidate_nats else 0
         self.loud = self.loud or reading.is_loud(spikes.onset_z)
         if reading.rise > self.rise:
             self.rise, self.z = reading.rise, reading.z
         if reading.log_norm is not None and norms is not None:
             self.norms += 1
-            self.small_norms += reading.log_norm <= norms.centre + math.log(_SMALL_GRAD_RATIO)
+            self.small_norms += reading.log_norm <= norms.centre + math.log(spikes.small_grad_ratio)
 
     @property
     def span(self) -> tuple[int, int]:

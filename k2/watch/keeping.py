@@ -10,8 +10,9 @@ from pathlib import Path
 from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact
-from k2.run.records import accepted_records
+from k2.run.records import accepted_of, branches, replayed_losses
 from k2.watch.spikes import Detector, observe
+from k2.watch.stage import expected_boundaries, stage_detector
 
 STATE_FILE = "detector.json"
 
@@ -26,17 +27,18 @@ def detector_at(recipe: Recipe, layout: RunLayout, facts: list[Fact], stage: str
 
     The first step of a stage has a fresh one: the checkpoint before it is of another stage.
     """
-    kept = _read(recipe, layout.checkpoint(checkpoint)) if checkpoint is not None and first_step > 1 else None
-    if kept is not None:
-        return kept
-    detector = Detector(recipe.spikes)
-    for _ in observe(detector, (record for record in accepted_records(layout, facts, stage) if record.step < first_step)):
-        pass
+    read = branches(layout, facts, stage)
+    kept = _read(recipe, layout.checkpoint(checkpoint), stage) if checkpoint is not None and first_step > 1 else None
+    detector = kept or stage_detector(recipe, stage)
+    if kept is None:
+        for _ in observe(detector, (record for record in accepted_of(read, facts, stage) if record.step < first_step)):
+            pass
+    detector.expect(replayed_losses(read, facts, stage))
     return detector
 
 
-def _read(recipe: Recipe, folder: Path) -> Detector | None:
+def _read(recipe: Recipe, folder: Path, stage: str) -> Detector | None:
     try:
-        return Detector.restore(recipe.spikes, json.loads((folder / STATE_FILE).read_bytes()))
+        return Detector.restore(recipe.spikes, json.loads((folder / STATE_FILE).read_bytes()), expected_boundaries(recipe, stage))
     except (OSError, ValueError, KeyError, TypeError):
         return None

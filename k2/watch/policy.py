@@ -5,7 +5,7 @@ where to go back to and what becomes of the data. All of it is the same for a ru
 K2 §3.1 went back to a checkpoint before the spike and deferred its chunk; PaLM skipped 200 to 500 batches.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from k2.recipe.schema import Recipe, Stage
@@ -15,7 +15,8 @@ from k2.run.ledger import AttemptStarted, ChunkDeferred, Fact, IncidentDecided, 
 from k2.run.plan import decision_of
 from k2.run.records import StepRecord, attempts_of
 from k2.watch.event import Event
-from k2.watch.spikes import Detector, observe
+from k2.watch.spikes import observe
+from k2.watch.stage import NOTHING, stage_detector
 
 Choice = Literal["rollback", "continue", "abort"]
 DataOperation = Literal["skip", "defer", "none"]
@@ -28,12 +29,18 @@ class DecisionRefused(ValueError):
     """An answer to an incident that cannot be given. The text says why and what can."""
 
 
-def judge(recipe: Recipe, facts: list[Fact], stage: str, records: Iterable[StepRecord]) -> Event | None:
-    """The first malignant verdict of the stage's last attempt that no incident answers. `records` is the accepted lineage."""
+def judge(
+    recipe: Recipe, facts: list[Fact], stage: str, records: Iterable[StepRecord], replayed: Mapping[int, float] = NOTHING
+) -> Event | None:
+    """The first malignant verdict of the stage's last attempt that no incident answers.
+
+    `records` is the accepted lineage, `replayed` what was recorded before of the steps that the last attempt trains again
+    (`k2.run.records.replayed_losses`).
+    """
     attempts = attempts_of(facts, stage)
     if not attempts:
         return None
-    return first_unanswered(facts, attempts[-1].attempt, observe(Detector(recipe.spikes), records))
+    return first_unanswered(facts, attempts[-1].attempt, observe(stage_detector(recipe, stage, replayed), records))
 
 
 def first_unanswered(facts: Sequence[Fact], attempt: int, events: Iterable[Event]) -> Event | None:

@@ -46,6 +46,12 @@ class LaggedReference:
         if self._count == self._warmup or (self._count > self._warmup and self._count % _RECOMPUTE_EVERY == 0):
             self._normal = self._compute()
 
+    def shift(self, by: float) -> None:
+        """Take another level for the normal one, with the spread that is known."""
+        self._ring += by
+        if self._normal is not None:
+            self._normal = Normal(self._normal.centre + by, self._normal.deviation)
+
     def forget(self) -> None:
         """Begin anew, with a warm-up."""
         self._count = 0

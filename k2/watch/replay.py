@@ -8,7 +8,8 @@ import csv
 import gzip
 import json
 import math
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,7 +17,9 @@ from typing import Any, TextIO
 from k2.recipe.spikes import Spikes
 from k2.run.records import StepRecord
 from k2.watch.event import Event
-from k2.watch.spikes import Detector, observe
+from k2.watch.spikes import Detector
+
+_STATE_EVERY = 500
 
 
 class CurveRefused(ValueError):
@@ -25,7 +28,62 @@ class CurveRefused(ValueError):
 
 def replay(path: Path, spikes: Spikes) -> Iterator[Event]:
     """The detector's events over the curve in `path`. `CurveRefused` for a file that cannot be read as one."""
-    return observe(Detector(spikes), read_curve(path))
+    return replay_records(Detector(spikes), read_curve(path), spikes)
+
+
+def replay_records(detector: Detector, records: Iterable[StepRecord], spikes: Spikes) -> Iterator[Event]:
+    """The events over records in which a resume may go back: the detector's state is then that of the step it goes back to.
+
+    The first steps that are trained again are compared with what was recorded of them.
+    """
+    lineage = _Lineage(detector.state())
+    for record in records:
+        if lineage.goes_back(record):
+            detector = Detector.restore(spikes, lineage.state_before(record.step))
+            for earlier in lineage.back_to(record.step):
+                detector.observe(earlier)
+            detector.expect(lineage.abandoned)
+        event = detector.observe(record)
+        lineage.add(record, detector)
+        if event is not None:
+            yield event
+
+
+class _Lineage:
+    """The records that still count, and the detector's state at some of them."""
+
+    def __init__(self, fresh: dict[str, Any]) -> None:
+        self._records: list[StepRecord] = []
+        self._states = [(0, fresh)]  # (how many records it has seen, state)
+        self.abandoned: dict[int, float] = {}
+
+    def goes_back(self, record: StepRecord) -> bool:
+        """Whether a later attempt trains a step again."""
+        return bool(self._records) and record.attempt > self._records[-1].attempt and self._is_again(record)
+
+    def state_before(self, step: int) -> dict[str, Any]:
+        """The newest state that has seen nothing of the step or later ones; drops what comes after it."""
+        kept = bisect_left(self._records, step, key=lambda record: record.step)
+        while self._states[-1][0] > kept:
+            self._states.pop()
+        return self._states[-1][1]
+
+    def back_to(self, step: int) -> list[StepRecord]:
+        """Drop the records from the step on, and give those that the newest state has not seen."""
+        kept = bisect_left(self._records, step, key=lambda record: record.step)
+        self.abandoned = {record.step: record.loss for record in self._records[kept:]}
+        del self._records[kept:]
+        return self._records[self._states[-1][0] :]
+
+    def add(self, record: StepRecord, detector: Detector) -> None:
+        if self._records and (record.step <= self._records[-1].step or record.attempt < self._records[-1].attempt):
+            return
+        self._records.append(record)
+        if len(self._records) % _STATE_EVERY == 0:
+            self._states.append((len(self._records), detector.state()))
+
+    def _is_again(self, record: StepRecord) -> bool:
+        return record.stage == self._records[-1].stage and record.step <= self._records[-1].step
 
 
 def read_curve(path: Path) -> Iterator[StepRecord]:

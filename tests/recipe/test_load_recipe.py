@@ -79,7 +79,10 @@ def test_place_defaults_to_this_machine_and_refuses_what_it_does_not_know(tmp_pa
         (("layout.tensor=16", "model.vocab_rows=32024"), r"model.vocab_rows = 32024 is not a multiple of layout.tensor = 16"),
         (("layout.tensor=32", "model.ffn=22000"), r"model.ffn = 22000 is not a multiple of layout.tensor = 32"),
         (("layout.tensor=6",), r"model.heads = 64 is not a multiple of layout.tensor = 6"),
-        (("stages.stage2.context=8190",), r"stages.stage2.context = 8190 is not a multiple of layout.tensor .* = 8; the next that is: 8192"),
+        (
+            ("stages.stage2.context=8190",),
+            r"stages.stage2.context = 8190 is not a multiple of layout.tensor .* = 8; the next that is: 8192",
+        ),
         (("layout.tensor=1",), r"sequence_parallel = true has no effect with layout.tensor = 1"),
     ],
 )

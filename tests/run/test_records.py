@@ -9,8 +9,8 @@ from filled_run import record, started, write_records
 
 from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
-from k2.run.ledger import Fact
-from k2.run.records import RecordTail, accepted_records, all_branches, branches, last_record, read_records
+from k2.run.ledger import Fact, StepsSkipped
+from k2.run.records import RecordTail, accepted_records, all_branches, branches, last_record, read_records, replayed_losses
 
 LINES = [record(1, step).line() for step in range(1, 4)]
 
@@ -88,3 +88,16 @@ def test_branches_keep_what_was_abandoned_and_part_the_stages(recipe: Recipe, la
 def accepted(layout: RunLayout, facts: list[Fact]) -> list[tuple[int, int]]:
     """Attempt and step of each accepted record."""
     return [(r.attempt, r.step) for r in accepted_records(layout, facts, "stage1")]
+
+
+def test_what_is_trained_again_from_the_same_state_and_data_is_known(recipe: Recipe, layout: RunLayout) -> None:
+    """Attempt 1 reached step 8; attempt 2 goes on after 4. A data operation, or a checkpoint of a later attempt, makes it another run."""
+    write_records(layout, 1, *range(1, 9))
+    facts: list[Fact] = [started(1, 1), started(2, 5)]
+    assert sorted(replayed_losses(branches(layout, facts, "stage1"), facts, "stage1")) == [5, 6, 7, 8]
+    skipped = StepsSkipped(stage="stage1", first_step=6, last_step=6, who="policy", why="")
+    assert replayed_losses(branches(layout, facts, "stage1"), [facts[0], skipped, facts[1]], "stage1") == {}
+    write_records(layout, 2, 5, 6)
+    facts.append(started(3, 7))  # from a checkpoint that attempt 2 made after step 6
+    assert replayed_losses(branches(layout, facts, "stage1"), facts, "stage1") == {}
+    assert replayed_losses({}, [], "stage1") == {}

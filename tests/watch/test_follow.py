@@ -12,7 +12,7 @@ from k2.recipe.schema import Recipe
 from k2.run.control import read_stop_request, request_stop
 from k2.run.holdings import read_holdings
 from k2.run.layout import RunLayout
-from k2.run.ledger import AttemptStarted, Fact
+from k2.run.ledger import AttemptStarted, Fact, StepsSkipped
 from k2.run.plan import Train
 from k2.run.records import StepRecord, accepted_records
 from k2.watch.follow import follow, verdicts, watch_attempt
@@ -109,7 +109,8 @@ def test_it_knows_what_earlier_attempts_trained(recipe: Recipe, layout: RunLayou
     second = AttemptStarted(attempt=2, stage="stage1", checkpoint="ckpt_007", first_step=281)
     write(layout, [replace(r, loss=99.0) if r.step > 280 else r for r in steps[:300]])
     write(layout, [replace(r, attempt=2) for r in steps[280:320]])
-    facts: list[Fact] = [FIRST, second]
+    skipped = StepsSkipped(stage="stage1", first_step=480, last_step=480, who="ada", why="")  # other data: nothing is trained again
+    facts: list[Fact] = [FIRST, skipped, second]
     found = watch_attempt(recipe, facts, layout, Train("stage1", 2, "ckpt_007", 281), ended())
     assert found is not None
     assert (found.attempt, found.kind) == (2, "malignant.long")

@@ -9,6 +9,7 @@ from spike_families import TINY, calm, records
 from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptStarted, Fact
+from k2.run.records import branches, replayed_losses
 from k2.watch.keeping import STATE_FILE, detector_at, write_state
 from k2.watch.spikes import Detector, observe
 
@@ -40,6 +41,7 @@ def test_the_state_and_a_replay_are_the_same(recipe: Recipe, layout: RunLayout, 
         file.unlink()
     elif damage is not None:
         file.write_text(damage)
+    trained.expect(replayed_losses(branches(layout, FACTS, "stage1"), FACTS, "stage1"))  # attempt 2 trains steps 281 to 300 again
     assert detector_at(recipe, layout, FACTS, "stage1", 281, "ckpt_007").state() == trained.state()
 
 

@@ -58,3 +58,25 @@ def test_what_is_no_curve_says_what_is_wrong(tmp_path: Path, name: str, content:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CurveRefused, match=says):
         list(replay(tmp_path / name, Spikes()))
+
+
+def test_a_resume_that_goes_back_leaves_the_abandoned_steps_out(tmp_path: Path) -> None:
+    """The reference is that of the step gone back to, and the first step trained again is held against its record."""
+    loss = calm(LONG, np.random.default_rng(3))
+    loss[1150:] += 0.5
+
+    def curve(again: np.ndarray) -> Path:
+        first = "".join(f"{i + 1},{x},0\n" for i, x in enumerate(loss[:1300]))
+        second = "".join(f"{i + 1101},{x},{int(i == 0)}\n" for i, x in enumerate(again))
+        (tmp_path / "a.csv").write_text("step,loss,resumed\n" + first + second)
+        return tmp_path / "a.csv"
+
+    same = calm(LONG, np.random.default_rng(3))[1100:]
+    healthy = list(replay(curve(same), Spikes()))
+    assert [(e.kind, e.attempt) for e in healthy if e.malignant] == [("malignant.long", 1)]
+    other = list(replay(curve(same * 1.01), Spikes()))
+    assert [(e.kind, e.attempt, e.verdict_step) for e in other if e.malignant][1:] == [("bad_resume", 2, 1101)]
+    again = same.copy()
+    again[60:] += 0.5
+    spiked = [(e.kind, e.attempt, e.onset_step) for e in replay(curve(again), Spikes()) if e.malignant]
+    assert spiked[1:] == [("malignant.long", 2, 1161)]
