@@ -10,15 +10,15 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 from k2.publish.deliver import Delivered, deliver, inspect
 from k2.publish.failure import PublishFailed, PublishRefused
+from k2.publish.multipart import Fingerprint, Place, fingerprint, send_file
 from k2.publish.parcel import Item, Parcel
 from k2.publish.target import S3Target
 
-PART_BYTES = 64 << 20
+PART_BYTES = 32 << 20  # five of them are in memory
 _BLOCK_BYTES = 1 << 20
 _CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
@@ -45,14 +45,9 @@ class S3Store:
     """Objects of one bucket below one prefix."""
 
     def __init__(self, client: Any, target: S3Target, part_bytes: int = PART_BYTES, checksum: str | None = None) -> None:
-        from boto3.s3.transfer import TransferConfig
-
         self.client, self.target, self.part_bytes = client, target, part_bytes
         self.checksum = {"ChecksumAlgorithm": checksum} if checksum else {}
-        # "classic": boto3's CRT client ignores endpoint_url and would send a private store's objects to AWS
-        self.transfer = TransferConfig(
-            multipart_threshold=part_bytes, multipart_chunksize=part_bytes, max_concurrency=4, preferred_transfer_client="classic"
-        )
+        self._sent: dict[str, Fingerprint] = {}
 
     def read(self, path: str) -> bytes | None:
         from botocore.exceptions import ClientError
@@ -72,15 +67,15 @@ class S3Store:
             return f"has {head['ContentLength']} bytes instead of {item.bytes}"
         if {key.lower(): value for key, value in head["Metadata"].items()}.get("sha256") != item.sha256:
             return "carries another SHA-256"
-        sha256, etag = fingerprint(item.source, self.part_bytes)
-        if sha256 != item.sha256:
+        ours = self._sent.pop(path, None) or fingerprint(item.source, self.part_bytes)  # what was just sent was hashed on its way
+        if ours.sha256 != item.sha256:
             raise PublishRefused(f"{item.source} changed while it was being published; make the output again")
-        same = head.get("ETag", "").strip('"') == etag or self._hash_back(path) == item.sha256
+        same = head.get("ETag", "").strip('"') == ours.etag or self._hash_back(path) == item.sha256
         return None if same else "has other content"
 
     def send(self, path: str, item: Item) -> None:
-        extra = {"Metadata": {"sha256": item.sha256}} | self.checksum
-        self.client.upload_file(str(item.source), self.target.bucket, self._at(path)["Key"], ExtraArgs=extra, Config=self.transfer)
+        place = Place(self.client, self.target.bucket, self._at(path)["Key"], {"Metadata": {"sha256": item.sha256}} | self.checksum)
+        self._sent[path] = send_file(place, item.source, self.part_bytes)
 
     def create(self, path: str, content: bytes) -> bool:
         from botocore.exceptions import ClientError
@@ -128,25 +123,6 @@ def inspect_s3(target: S3Target, parcel: Parcel) -> list[str]:
         return inspect(_open(target), parcel, str(target))
 
 
-def fingerprint(path: Path, part_bytes: int) -> tuple[str, str]:
-    """SHA-256 of the file and the ETag that S3 gives it when uploaded in parts of `part_bytes`, in one reading."""
-    sha256, md5s = hashlib.sha256(), [hashlib.md5(usedforsecurity=False)]
-    filled = 0
-    with path.open("rb") as file:
-        while block := file.read(min(_BLOCK_BYTES, part_bytes - filled)):
-            sha256.update(block)
-            md5s[-1].update(block)
-            filled += len(block)
-            if filled == part_bytes:
-                md5s.append(hashlib.md5(usedforsecurity=False))
-                filled = 0
-    if len(md5s) == 1:
-        return sha256.hexdigest(), md5s[0].hexdigest()
-    parts = md5s if filled else md5s[:-1]
-    of_parts = hashlib.md5(b"".join(part.digest() for part in parts), usedforsecurity=False)
-    return sha256.hexdigest(), f"{of_parts.hexdigest()}-{len(parts)}"
-
-
 def _open(target: S3Target) -> S3Store:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not any(os.environ.get(name) for name in _CREDENTIALS):
@@ -183,12 +159,11 @@ def _raise_unless_absent(error: Any) -> None:
 
 @contextmanager
 def _explained(target: S3Target, parcel: Parcel) -> Iterator[None]:
-    from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         yield
-    except (ClientError, BotoCoreError, Boto3Error, OSError) as error:
+    except (ClientError, BotoCoreError, OSError) as error:
         _explain(error, target, parcel)
 
 
