@@ -76,7 +76,7 @@ def fingerprint(source: Path, part_bytes: int) -> Fingerprint:
 
 
 def _send_in_parts(place: Place, source: Path, part_bytes: int) -> Fingerprint:
-    upload, there = _begun(place, source.stat().st_size, part_bytes)
+    upload, there = _begun(place, source, part_bytes)
     sha256, etags, md5s = hashlib.sha256(), dict[int, str](), list[str]()
     with ThreadPoolExecutor(NUM_SENDERS, "part") as senders:
         under_way: set[Future[tuple[int, str]]] = set()
@@ -101,12 +101,15 @@ def _send_in_parts(place: Place, source: Path, part_bytes: int) -> Fingerprint:
     return Fingerprint(sha256.hexdigest(), _etag(md5s))
 
 
-def _begun(place: Place, size: int, part_bytes: int) -> tuple[str, dict[int, tuple[int, str]]]:
-    """The upload to go on with and its parts (size and MD5 by number): the newest whose parts fit, or a new one. Others are aborted."""
+def _begun(place: Place, source: Path, part_bytes: int) -> tuple[str, dict[int, tuple[int, str]]]:
+    """The upload to go on with and its parts (size and MD5 by number): the newest whose parts are all ours, or a new one.
+
+    The others are aborted: an upload's metadata is given when it begins, so one of other bytes would carry their digest.
+    """
     chosen: tuple[str, dict[int, tuple[int, str]]] | None = None
     for upload in _unfinished(place):
         parts = _parts_there(place, upload)
-        if chosen is None and parts and all(length == _length(number, size, part_bytes) for number, (length, _) in parts.items()):
+        if chosen is None and parts and all(_measured(source, number, part_bytes) == part for number, part in parts.items()):
             chosen = upload, parts
         else:
             place.client.abort_multipart_upload(**place.at, UploadId=upload)
@@ -125,8 +128,12 @@ def _parts_there(place: Place, upload: str) -> dict[int, tuple[int, str]]:
     return {part["PartNumber"]: (part["Size"], part["ETag"].strip('"')) for page in pages for part in page.get("Parts", [])}
 
 
-def _length(number: int, size: int, part_bytes: int) -> int:
-    return max(0, min(part_bytes, size - (number - 1) * part_bytes))
+def _measured(source: Path, number: int, part_bytes: int) -> tuple[int, str]:
+    """Size and MD5 of one part of the file."""
+    with source.open("rb") as file:
+        file.seek((number - 1) * part_bytes)
+        content = file.read(part_bytes)
+    return len(content), hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _send_part(place: Place, upload: str, part: Part) -> tuple[int, str]:

@@ -113,27 +113,45 @@ class S3Store:
 
 def publish_to_s3(target: S3Target, parcel: Parcel) -> Delivered:
     """Deliver the parcel below the target's prefix. The bucket must exist: its region and policy are its owner's."""
-    with _explained(target, parcel):
-        return deliver(_open(target), parcel, str(target))
+    with opened(target, parcel.name) as store:
+        return deliver(store, parcel, str(target))
 
 
 def inspect_s3(target: S3Target, parcel: Parcel) -> list[str]:
     """What is wrong with the parcel there."""
-    with _explained(target, parcel):
-        return inspect(_open(target), parcel, str(target))
+    with opened(target, parcel.name) as store:
+        return inspect(store, parcel, str(target))
 
 
-def _open(target: S3Target) -> S3Store:
+@contextmanager
+def opened(target: S3Target, name: str, part_bytes: int = PART_BYTES) -> Iterator[S3Store]:
+    """The target's store; what the client throws comes out as what it means for publishing `name`."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield _open(target, part_bytes)
+    except (
+        ClientError,
+        BotoCoreError,
+        HTTPError,
+        OSError,
+    ) as error:  # HTTPError: the connection broke in the body of an error, which botocore lets out
+        _explain(error, target, name)
+
+
+def _open(target: S3Target, part_bytes: int) -> S3Store:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not any(os.environ.get(name) for name in _CREDENTIALS):
         raise PublishRefused(
             f"{target} needs credentials in the environment: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
     # CRC64NVME costs a tenth of a second a GB and AWS checks it; other stores differ in what they take, and the ETag is compared anyway
-    return S3Store(_client(endpoint), target, checksum=None if endpoint else "CRC64NVME")
+    return S3Store(client_of(endpoint), target, part_bytes, checksum=None if endpoint else "CRC64NVME")
 
 
-def _client(endpoint: str | None) -> Any:
+def client_of(endpoint: str | None) -> Any:
+    """A client for the endpoint (None: AWS itself), with the environment's credentials."""
     import boto3
     from botocore.config import Config
 
@@ -157,22 +175,12 @@ def _raise_unless_absent(error: Any) -> None:
         raise error
 
 
-@contextmanager
-def _explained(target: S3Target, parcel: Parcel) -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except (ClientError, BotoCoreError, OSError) as error:
-        _explain(error, target, parcel)
-
-
-def _explain(error: Exception, target: S3Target, parcel: Parcel) -> NoReturn:
+def _explain(error: Exception, target: S3Target, name: str) -> NoReturn:
     """Raise what the error means to the user. The original is left out: a client's error may quote a signed URL."""
     said = f"{error.__class__.__name__}: {error}"
     for code, fix in _FIXES.items():
         if f"({code})" in said or said.startswith(code):
-            raise PublishRefused(f"{parcel.name} could not be published to {target}: {fix} ({said})") from None
+            raise PublishRefused(f"{name} could not be published to {target}: {fix} ({said})") from None
     raise PublishFailed(
-        f"{parcel.name} could not be published to {target} ({said}); nothing is claimed of it, and trying again goes on where it broke"
+        f"{name} could not be published to {target} ({said}); nothing is claimed of it, and trying again goes on where it broke"
     ) from None
