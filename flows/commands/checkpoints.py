@@ -3,7 +3,8 @@
 from argparse import Namespace
 
 from flows.commands.answering import answer, layout_of, say, show_lines
-from k2.recipe.load import RecipeError
+from k2.recipe.load import RecipeError, load_place
+from k2.recipe.schema import Place
 from k2.run.opening import open_run
 
 
@@ -34,6 +35,18 @@ def evaluate(arguments: Namespace) -> int:
         return 0
     for row in rows:
         print(f"{row.checkpoint}  {row.stage:8} {row.task:20} {row.shots:>2}-shot  {row.metric:16} {row.value:8.4f}")
+    return 0
+
+
+def restore(arguments: Namespace) -> int:
+    """k2 restore"""
+    from k2.publish.restore import describe, parse_source
+    from k2.publish.restore import restore as restore_run
+
+    source = parse_source(arguments.source, arguments.checkpoint)
+    place = load_place(arguments.place) if arguments.place else Place()
+    restored = restore_run(source, layout_of(arguments), place, say)
+    answer(arguments, restored, describe(restored, source))
     return 0
 
 

@@ -13,7 +13,7 @@ from k2.publish.failure import PublishFailed
 from k2.publish.parcel import Item, Parcel
 from k2.publish.target import FolderTarget
 from k2.run.durable import name_beside, sync_file, sync_folder
-from k2.run.receipt import digest_file
+from k2.run.receipt import RECEIPT, digest_file
 
 
 class FolderStore:
@@ -64,6 +64,25 @@ class FolderStore:
     def remove(self, path: str) -> None:
         (self.root / path).unlink(missing_ok=True)
         sync_folder((self.root / path).parent)
+
+
+class FolderShelf:
+    """Parcels as folders below `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self) -> list[str]:
+        return sorted(path.parent.name for path in self.root.glob(f"*/{RECEIPT}"))
+
+    def read(self, name: str) -> bytes | None:
+        return FolderStore(self.root).read(f"{name}/{RECEIPT}")
+
+    def fetch(self, name: str, path: str, to: Path) -> None:
+        try:
+            shutil.copyfile(self.root / name / path, to)
+        except OSError as error:
+            raise PublishFailed(f"{self.root / name / path} could not be read: {error}") from error
 
 
 def publish_to_folder(target: FolderTarget, parcel: Parcel) -> Delivered:

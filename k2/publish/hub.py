@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 PUBLIC = "https://huggingface.co"
+_PUBLISHED = "-published"  # how the tags end that say so
 log = logging.getLogger(__name__)
 
 
@@ -92,9 +93,35 @@ class Repository:
             )
 
 
+class HubShelf:
+    """Parcels as the tags that publishing set."""
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository = repository
+
+    def names(self) -> list[str]:
+        tags = (tag.name for tag in self.repository.api.list_repo_refs(self.repository.name).tags)
+        return sorted(tag.removesuffix(_PUBLISHED) for tag in tags if tag.endswith(_PUBLISHED))
+
+    def read(self, name: str) -> bytes | None:
+        return self.repository.receipt(f"{name}{_PUBLISHED}")
+
+    def fetch(self, name: str, path: str, to: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=to.parent) as folder:
+            found = self.repository.api.hf_hub_download(self.repository.name, path, revision=f"{name}{_PUBLISHED}", local_dir=folder)
+            Path(found).rename(to)
+
+
+@contextmanager
+def reading(target: HubTarget) -> Iterator[Repository]:
+    """The repository, to read from."""
+    with _explained(f"nothing could be restored from {target}"):
+        yield Repository(_client(target), target)
+
+
 def publish_to_hub(target: HubTarget, parcel: Parcel) -> Delivered:
     """Deliver the parcel as a branch and a tag, and lead `main` to it if it is the newest."""
-    with _explained(target, parcel), tempfile.TemporaryDirectory() as staging:
+    with _explained(f"{parcel.name} could not be published to {target}"), tempfile.TemporaryDirectory() as staging:
         repository = Repository(_client(target), target)
         items = _all_items(parcel, Path(staging))
         repository.api.create_repo(target.repository, exist_ok=True)
@@ -106,7 +133,7 @@ def publish_to_hub(target: HubTarget, parcel: Parcel) -> Delivered:
 
 def inspect_hub(target: HubTarget, parcel: Parcel) -> list[str]:
     """What is wrong with the parcel there."""
-    with _explained(target, parcel), tempfile.TemporaryDirectory() as staging:
+    with _explained(f"{parcel.name} could not be published to {target}"), tempfile.TemporaryDirectory() as staging:
         repository = Repository(_client(target), target)
         content = repository.receipt(_tag(parcel))
         if content is None:
@@ -193,7 +220,7 @@ def _all_items(parcel: Parcel, staging: Path) -> list[Item]:
 
 
 def _tag(parcel: Parcel) -> str:
-    return f"{parcel.name}-published"
+    return f"{parcel.name}{_PUBLISHED}"
 
 
 def _client(target: HubTarget) -> "HfApi":
@@ -212,25 +239,21 @@ def _client(target: HubTarget) -> "HfApi":
 
 
 @contextmanager
-def _explained(target: HubTarget, parcel: Parcel) -> Iterator[None]:
+def _explained(failing: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError
 
     transport: Any = HfHubHTTPError.__bases__[0]  # the error of the HTTP client in use, whose name changed between versions
     try:
         yield
     except (transport, OSError, RuntimeError) as error:
-        _explain(error, target, parcel)
+        _explain(error, failing)
 
 
-def _explain(error: Exception, target: HubTarget, parcel: Parcel) -> NoReturn:
+def _explain(error: Exception, failing: str) -> NoReturn:
     """Raise what the error means to the user. The original is left out: it quotes signed upload URLs."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     said = "; ".join(f"{e.__class__.__name__}: {' '.join(str(e).split())}" for e in (error, error.__cause__) if e is not None)
     if status in (401, 403):
-        raise PublishRefused(
-            f"{parcel.name} could not be published to {target}: HF_TOKEN is wrong or may not write there ({said})"
-        ) from None
-    raise PublishFailed(
-        f"{parcel.name} could not be published to {target} ({said}); nothing is claimed of it, and trying again goes on where it broke"
-    ) from None
+        raise PublishRefused(f"{failing}: HF_TOKEN is wrong or may not do this ({said})") from None
+    raise PublishFailed(f"{failing} ({said}); nothing is claimed of it, and trying again goes on where it broke") from None

@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from k2.publish.deliver import Delivered, deliver, inspect
@@ -17,6 +18,7 @@ from k2.publish.failure import PublishFailed, PublishRefused
 from k2.publish.multipart import Fingerprint, Place, fingerprint, send_file
 from k2.publish.parcel import Item, Parcel
 from k2.publish.target import S3Target
+from k2.run.receipt import RECEIPT
 
 PART_BYTES = 32 << 20  # five of them are in memory
 _BLOCK_BYTES = 1 << 20
@@ -77,6 +79,12 @@ class S3Store:
         place = Place(self.client, self.target.bucket, self._at(path)["Key"], {"Metadata": {"sha256": item.sha256}} | self.checksum)
         self._sent[path] = send_file(place, item.source, self.part_bytes)
 
+    def fetch(self, path: str, to: Path) -> None:
+        """Write the object's content to a file."""
+        with to.open("wb") as file:
+            for block in self.client.get_object(**self._at(path))["Body"].iter_chunks(_BLOCK_BYTES):
+                file.write(block)
+
     def create(self, path: str, content: bytes) -> bool:
         from botocore.exceptions import ClientError
 
@@ -111,21 +119,43 @@ class S3Store:
         return digest.hexdigest()
 
 
+class S3Shelf:
+    """Parcels below a prefix."""
+
+    def __init__(self, store: S3Store) -> None:
+        self.store = store
+
+    def names(self) -> list[str]:
+        prefix = f"{self.store.target.prefix}/".lstrip("/")
+        pages = self.store.client.get_paginator("list_objects_v2").paginate(Bucket=self.store.target.bucket, Prefix=prefix, Delimiter="/")
+        return sorted(found["Prefix"].removeprefix(prefix).rstrip("/") for page in pages for found in page.get("CommonPrefixes", []))
+
+    def read(self, name: str) -> bytes | None:
+        return self.store.read(f"{name}/{RECEIPT}")
+
+    def fetch(self, name: str, path: str, to: Path) -> None:
+        self.store.fetch(f"{name}/{path}", to)
+
+
 def publish_to_s3(target: S3Target, parcel: Parcel) -> Delivered:
     """Deliver the parcel below the target's prefix. The bucket must exist: its region and policy are its owner's."""
-    with opened(target, parcel.name) as store:
+    with opened(target, _failing(target, parcel)) as store:
         return deliver(store, parcel, str(target))
 
 
 def inspect_s3(target: S3Target, parcel: Parcel) -> list[str]:
     """What is wrong with the parcel there."""
-    with opened(target, parcel.name) as store:
+    with opened(target, _failing(target, parcel)) as store:
         return inspect(store, parcel, str(target))
 
 
+def _failing(target: S3Target, parcel: Parcel) -> str:
+    return f"{parcel.name} could not be published to {target}"
+
+
 @contextmanager
-def opened(target: S3Target, name: str, part_bytes: int = PART_BYTES) -> Iterator[S3Store]:
-    """The target's store; what the client throws comes out as what it means for publishing `name`."""
+def opened(target: S3Target, failing: str, part_bytes: int = PART_BYTES) -> Iterator[S3Store]:
+    """The target's store; what the client throws comes out as what it means; `failing` says what cannot be done then."""
     from botocore.exceptions import BotoCoreError, ClientError
     from urllib3.exceptions import HTTPError
 
@@ -137,7 +167,7 @@ def opened(target: S3Target, name: str, part_bytes: int = PART_BYTES) -> Iterato
         HTTPError,
         OSError,
     ) as error:  # HTTPError: the connection broke in the body of an error, which botocore lets out
-        _explain(error, target, name)
+        _explain(error, failing)
 
 
 def _open(target: S3Target, part_bytes: int) -> S3Store:
@@ -175,12 +205,10 @@ def _raise_unless_absent(error: Any) -> None:
         raise error
 
 
-def _explain(error: Exception, target: S3Target, name: str) -> NoReturn:
+def _explain(error: Exception, failing: str) -> NoReturn:
     """Raise what the error means to the user. The original is left out: a client's error may quote a signed URL."""
     said = f"{error.__class__.__name__}: {error}"
     for code, fix in _FIXES.items():
         if f"({code})" in said or said.startswith(code):
-            raise PublishRefused(f"{name} could not be published to {target}: {fix} ({said})") from None
-    raise PublishFailed(
-        f"{name} could not be published to {target} ({said}); nothing is claimed of it, and trying again goes on where it broke"
-    ) from None
+            raise PublishRefused(f"{failing}: {fix} ({said})") from None
+    raise PublishFailed(f"{failing} ({said}); nothing is claimed of it, and trying again goes on where it broke") from None

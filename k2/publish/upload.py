@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from k2.publish.accompany import Subject, accompanying_items
 from k2.publish.card import Described, render_card
 from k2.publish.deliver import Delivered
 from k2.publish.failure import PublishFailed, PublishRefused
@@ -53,6 +54,7 @@ def pack_checkpoint(recipe: Recipe, layout: RunLayout, name: str, staging: Path)
         *items_from_output(layout.export(name), described.export),
         *([] if described.scores is None else items_from_output(layout.scores(name), described.scores, "scores/")),
         *_receipts(layout, name, described),
+        *accompanying_items(Subject(recipe, layout, described.checkpoint, staging)),
         item_from_file("recipe.toml", layout.recipe),
         item_from_file("README.md", card),
     ]

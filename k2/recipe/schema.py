@@ -231,9 +231,17 @@ class Evaluation(Part):
 
 
 class Publishing(Part):
-    every: Count = Field(default=1, description="every k-th checkpoint is published, and the last (K2: every third)")
+    every: Count | dict[Name, Count] = Field(
+        default=1, description="every k-th checkpoint is published, and the last; one number, or one a stage (K2: every third of stage 1)"
+    )
+    state: bool = Field(default=True, description="with the training state, so that others can go on from it: 14 bytes a parameter")
+    data: bool = Field(default=True, description="with the data chunks that were trained since the published checkpoint before")
     licence: str = "apache-2.0"
     data_licence: str = "odc-by"
+
+    def every_of(self, stage: str) -> int:
+        """Every how many checkpoints of the stage one is published."""
+        return self.every if isinstance(self.every, int) else self.every.get(stage, 1)
 
 
 class Energy(Part):

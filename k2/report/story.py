@@ -20,6 +20,7 @@ from k2.run.ledger import (
     IncidentDecided,
     IncidentOpened,
     RunCreated,
+    RunRestored,
     SamplesSkipped,
     StepsSkipped,
 )
@@ -145,6 +146,8 @@ def _event(fact: Fact) -> tuple[str, str]:
             return _incident_event(fact)
         case StepsSkipped() | SamplesSkipped() | ChunkDeferred() | ChunksReordered() | ChunkRepeated():
             return "data", f"{fact.stage}: {words(fact)}, by {fact.who}: {fact.why}"
+        case RunRestored():
+            return "plain", f"Restored from {fact.checkpoint} as published at {fact.source}: what stands before happened there"
         case CheckpointQuarantined():
             return "bad", f"{fact.checkpoint} set aside: {fact.why}"
         case DutyFailed():

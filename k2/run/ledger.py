@@ -35,6 +35,16 @@ class RunCreated(_Fact):
     recipe_name: str
 
 
+class RunRestored(_Fact):
+    """The run goes on from a published checkpoint. Every fact before this one is of the run that published it."""
+
+    fact: Literal["run_restored"] = "run_restored"
+    source: str
+    checkpoint: str
+    digest: str = Field(description="of the checkpoint's receipt")
+    published: str = Field(description="digest of the receipt that was published over it")
+
+
 class AttemptStarted(_Fact):
     """A segment was launched: from a checkpoint (none: from scratch), its first trained step being `first_step`."""
 
@@ -165,6 +175,7 @@ class DutyFailed(_Fact):
 DataOperation = StepsSkipped | SamplesSkipped | ChunkDeferred | ChunksReordered | ChunkRepeated
 Fact = (
     RunCreated
+    | RunRestored
     | AttemptStarted
     | AttemptEnded
     | StepsSkipped

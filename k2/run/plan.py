@@ -126,9 +126,15 @@ def duties_of(recipe: Recipe, checkpoint: HeldCheckpoint) -> tuple[Duty, ...]:
     number = int(checkpoint.name.removeprefix("ckpt_"))
     last = number == sum(stage.chunks for stage in recipe.stages)
     scored = last or number % recipe.evaluation.every == 0
-    published = last or number % recipe.publishing.every == 0
+    published = is_published(recipe, checkpoint.stage, number)
     owed: dict[Duty, bool] = {"verified": True, "exported": scored or published, "evaluated": scored, "published": published, "shown": True}
     return tuple(duty for duty in DUTIES if owed[duty])
+
+
+def is_published(recipe: Recipe, stage: str, number: int) -> bool:
+    """Whether the checkpoint of that number, which ends a chunk of the stage, is owed its publication."""
+    last = number == sum(each.chunks for each in recipe.stages)
+    return last or number % recipe.publishing.every_of(stage) == 0
 
 
 def unsettled_duties(recipe: Recipe, holdings: Holdings, checkpoints: Container[str] | None = None) -> list[Settle]:

@@ -158,6 +158,7 @@ class Loop:
 
     def _receipt(self, due: Due, step: int) -> Receipt:
         segment, layout = self._segment, self._segment.recipe.layout
+        position = (step - 1) // segment.stage.steps_per_chunk
         factor = fault_factor(segment.recipe.faults, segment.stage.name, step)
         return Receipt(
             kind="checkpoint",
@@ -175,6 +176,7 @@ class Loop:
                 "layout": {"pipeline": layout.pipeline, "data": layout.data, "tensor": layout.tensor},
                 "precision": layout.precision,
                 "order_head": segment.order_head,
-                "position": (step - 1) // segment.stage.steps_per_chunk,
+                "position": position,
+                "chunk": self._reader.order[position],
             },
         )

@@ -39,6 +39,9 @@ def test_a_checkpoint_lies_there_with_everything_that_proves_it(run: Run, folder
             *("README.md", "config.json", "model.safetensors", "tokenizer.model", "receipt.json", "recipe.toml"),
             *(f"receipts/{kind}.json" for kind in ("checkpoint", "chunks", "export", "scores")),
             "scores/samples_k2_choice.jsonl",
+            "training/state/rank_0.bin",
+            *(f"data/{file}" for file in ("README.md", *(f"stage1/chunk_000{kind}" for kind in (".bin", ".index.npy", ".json")))),
+            *("history/ledger.jsonl", "history/metrics/stage1/attempt_01.jsonl"),
         )
     }
     published = read_receipt(folder.path / name)
@@ -46,7 +49,7 @@ def test_a_checkpoint_lies_there_with_everything_that_proves_it(run: Run, folder
     assert published.inputs["checkpoint"] == read_receipt(run.layout.checkpoint(name)).digest
     assert receipt == read_receipt(run.layout.published(name))
     assert receipt.facts["targets"] == [
-        {"target": str(folder), "files": 10, "bytes": sum(f.bytes for f in published.files), "verified": True}
+        {"target": str(folder), "files": 17, "bytes": sum(f.bytes for f in published.files), "verified": True}
     ]
     assert set(receipt.inputs) == {"export", "checkpoint", "scores"}
 

@@ -13,6 +13,7 @@ from k2.publish.upload import inspect_checkpoint, publish_checkpoint
 from k2.run.receipt import RECEIPT, Receipt, check_files, read_receipt
 
 K2 = HubTarget("LLM360", "K2-mini")
+LARGE = 5  # weights, tokenizer, training state, rows and index of a chunk
 WRITES = ("POST", "PUT", "DELETE")
 READING_POSTS = ("/api/repos/create",)  # answers that the repository exists
 
@@ -31,7 +32,7 @@ def test_a_checkpoint_is_a_branch_a_tag_and_main(run: Run, hub: HubServer) -> No
     published = Receipt.model_validate_json(files[RECEIPT])
     assert set(files) == {file.path for file in published.files} | {RECEIPT, ".gitattributes"}
     assert files == hub.files(K2.repository, "main")
-    assert receipt.facts["targets"][0] == {"target": str(K2), "files": 10, "bytes": sum(f.bytes for f in published.files), "verified": True}
+    assert receipt.facts["targets"][0] == {"target": str(K2), "files": 17, "bytes": sum(f.bytes for f in published.files), "verified": True}
 
 
 def test_the_second_time_nothing_is_sent(run: Run, hub: HubServer) -> None:
@@ -47,7 +48,7 @@ def test_one_commit_brings_everything(run: Run, hub: HubServer) -> None:
     publish_checkpoint(run.recipe, run.layout, name, [K2])
     commits = [request for request in hub.requests if "/commit/" in request]
     assert commits == [f"POST /api/models/{K2.repository}/commit/{name}", f"POST /api/models/{K2.repository}/commit/main"]
-    assert len([request for request in hub.requests if request.startswith("PUT /upload")]) == 2  # the two large files, once
+    assert len([request for request in hub.requests if request.startswith("PUT /upload")]) == LARGE  # each once
 
 
 def test_the_published_revision_downloads_and_verifies(run: Run, hub: HubServer, tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_large_files_go_in_parts(run: Run, hub: HubServer) -> None:
     name = run.checkpoint(1, weights=1_000_000)
     publish_checkpoint(run.recipe, run.layout, name, [K2])
     assert hub.files(K2.repository, name)["model.safetensors"] == (run.layout.export(name) / "model.safetensors").read_bytes()
-    assert len([request for request in hub.requests if request.startswith("PUT /upload")]) == 4 + 1
+    assert len([request for request in hub.requests if request.startswith("PUT /upload")]) == 4 + LARGE - 1
 
 
 def test_main_follows_the_newest_and_never_goes_back(run: Run, hub: HubServer) -> None:
@@ -183,7 +184,7 @@ def test_the_release_has_a_branch_of_its_own(run: Run, hub: HubServer) -> None:
 def test_a_wrong_token_and_no_token_are_refused(run: Run, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     name = run.checkpoint(1)
     monkeypatch.setenv("HF_TOKEN", "hf_canary_wrong_token")
-    with pytest.raises(PublishRefused, match="HF_TOKEN is wrong or may not write there") as caught:
+    with pytest.raises(PublishRefused, match="HF_TOKEN is wrong or may not do this") as caught:
         publish_checkpoint(run.recipe, run.layout, name, [K2])
     assert "hf_canary_wrong_token" not in str(caught.value)
     monkeypatch.delenv("HF_TOKEN")

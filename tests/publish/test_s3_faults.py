@@ -48,12 +48,12 @@ def _file(folder: Path, name: str, size: int) -> Item:
 
 
 def _deliver(bucket: S3Target, parcel: Parcel) -> None:
-    with opened(bucket, parcel.name, part_bytes=PART) as store:
+    with opened(bucket, f"{parcel.name} could not be published", part_bytes=PART) as store:
         deliver(store, parcel, str(bucket))
 
 
 def _wrong(bucket: S3Target, parcel: Parcel) -> list[str]:
-    with opened(bucket, parcel.name, part_bytes=PART) as store:
+    with opened(bucket, f"{parcel.name} could not be published", part_bytes=PART) as store:
         return inspect(store, parcel, str(bucket))
 
 

@@ -59,7 +59,7 @@ def test_layout_spikes_and_publishing_are_the_reports() -> None:
     assert layout.sequence_parallel and layout.precision == "bf16" and layout.zero_stage == 1
     assert [layout.micro_batches(stage) for stage in recipe.stages] == [34, 34]
     assert (recipe.spikes.bypass, recipe.spikes.persistence_steps) == ("defer", 100)
-    assert (recipe.publishing.every, recipe.evaluation.every, recipe.checkpoints.rescue_every_steps) == (3, 3, 250)
+    assert (recipe.publishing.every_of("stage1"), recipe.evaluation.every, recipe.checkpoints.rescue_every_steps) == (3, 3, 250)
 
 
 def test_stage_1_mix_adds_up() -> None:

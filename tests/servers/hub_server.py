@@ -202,6 +202,18 @@ def _revision(hub: HubServer, commit: str, tree: dict[str, StoredFile], groups: 
     return _json({"_id": commit, "id": groups[0], "modelId": groups[0], "sha": commit, "private": False, "tags": [], "siblings": siblings})
 
 
+def _refs(hub: HubServer, groups: list[str], body: bytes, headers: Any) -> Answer:
+    repository = hub.repositories.get(groups[0])
+    if repository is None:
+        return _error(404, "RepoNotFound", "Repository not found")
+    kinds = {"branches": ("heads", repository.branches), "tags": ("tags", repository.tags)}
+    shown = {
+        kind: [{"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": commit} for name, commit in sorted(there.items())]
+        for kind, (folder, there) in kinds.items()
+    }
+    return _json(shown | {"converts": []})
+
+
 @_at_revision
 def _tree(hub: HubServer, commit: str, tree: dict[str, StoredFile], groups: list[str], body: bytes, headers: Any) -> Answer:
     return _json([_entry(path, file) for path, file in sorted(tree.items())])
@@ -313,6 +325,7 @@ ROUTES: list[tuple[str, Any]] = [
     (rf"POST {_REPOSITORY}/branch/([^/]+)", _branch),
     (rf"POST {_REPOSITORY}/tag/([^/]+)", _tag),
     (rf"DELETE {_REPOSITORY}/tag/([^/]+)", _delete_tag),
+    (rf"GET {_REPOSITORY}/refs", _refs),
     (rf"GET {_REPOSITORY}/revision/([^/]+)", _revision),
     (rf"GET {_REPOSITORY}/tree/([^/]+)", _tree),
     (rf"POST {_REPOSITORY}/preupload/([^/]+)", _preupload),
