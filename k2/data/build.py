@@ -1,19 +1,23 @@
-"""The whole preparation: gather, train the tokenizer, encode, and build the chunks of all stages.
+"""The whole preparation: freeze the sources, train the tokenizer, encode, resolve, and build the chunks of all stages.
 
-Enters a recipe and a place; leaves everything under `sources/`, `tokenizer/`, `tokens/` and `chunks/`, and the
+Enters a recipe and a place; leaves everything under `sources/`, `tokenizer/`, `tokens/`, `held_out/` and `chunks/`, and the
 receipt over all chunks, written last: where it stands, data is prepared. Every part is committed by itself, so calling
-`build` again after a crash goes on where it stood and gives the same bytes. Hold the run's lease to call it.
+`build` again after a crash goes on where it stood and gives the same bytes, on any number of workers. Hold the run's lease
+to call it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from k2.data.chunk import build_chunk
-from k2.data.document import DataError, read_documents
-from k2.data.encode import Stream, encode_subset, open_stream
-from k2.data.gather import gather, source_file
+from k2.data.chunk import BuildChunk, build_chunk
+from k2.data.document import DataError
+from k2.data.encoding import encode_all
+from k2.data.engine import Engine, open_engine
+from k2.data.freeze import Frozen, first_texts, freeze, frozen
+from k2.data.held_out import collect_held_out
 from k2.data.mix import Plan, plan_mix
+from k2.data.stream import Stream, open_streams
 from k2.recipe.load import digest
 from k2.recipe.schema import FileTokenizer, Place, Recipe, Stage, TrainedTokenizer
 from k2.run.durable import sweep
@@ -29,35 +33,23 @@ def build(recipe: Recipe, place: Place, layout: RunLayout, progress: Progress) -
     done = find_receipt(layout.all_chunks)
     if done is not None:
         return _of_this_recipe(done, recipe)
-    for folder in (layout.tokens, layout.all_chunks, *(layout.chunks(stage.name) for stage in recipe.stages)):
-        sweep(folder)
-    sources = _of_this_recipe(gather(recipe, place, layout, progress), recipe)
-    tokenizer = _prepare_tokenizer(recipe, place, layout, sources, progress)
-    inputs = {"sources": sources.digest, "tokenizer": tokenizer.digest}
-    encoded = {subset.name: encode_subset(recipe, layout, subset, inputs, progress) for subset in recipe.data.subsets}
-    streams = {name: open_stream(layout, name) for name in encoded}
-    plans = [plan_mix(stage, _samples(stage, streams)) for stage in recipe.stages]
-    chunks: dict[str, str] = {}
-    for stage, plan in zip(recipe.stages, plans, strict=True):
-        made_from = {share.subset: encoded[share.subset].digest for share in plan.shares}
-        for receipt in _build_stage(recipe, layout, stage, plan, streams, made_from, progress):
-            chunks[receipt.name] = receipt.digest
+    _sweep(recipe, layout)
+    sources = _of_this_recipe(freeze(recipe, place, layout, progress), recipe)
+    subsets = {subset.name: frozen(place, layout, subset) for subset in recipe.data.subsets}
+    tokenizer = _prepare_tokenizer(recipe, place, layout, subsets, sources, progress)
+    with open_engine(place, sum(_work_bytes(recipe, subsets))) as engine:
+        streams = encode_all(recipe, layout, subsets, engine, progress)
+        held_out = collect_held_out(recipe, layout, streams)
+        plans, chunks = _build_chunks(recipe, layout, streams, engine, progress)
+    opened = open_streams(recipe, layout)
     facts = {
-        "stages": {stage.name: stage_facts(stage, plan, streams) for stage, plan in zip(recipe.stages, plans, strict=True)},
-        "documents": sum(receipt.facts["documents"] for receipt in encoded.values()),
-        "held_out": sum(count["held_out"] for count in sources.facts["subsets"].values()),
+        "stages": {stage.name: stage_facts(stage, plan, opened) for stage, plan in zip(recipe.stages, plans, strict=True)},
+        "documents": sum(receipt.facts["documents"] for receipt in streams.values()),
+        "held_out": held_out.facts["documents"],
     }
-    return write_receipt(
-        layout.all_chunks / RECEIPT,
-        Receipt(
-            kind="chunks",
-            name="chunks",
-            recipe=digest(recipe),
-            made_at=now(),
-            inputs={"tokenizer": tokenizer.digest, **chunks},
-            facts=facts,
-        ),
-    )
+    inputs = {"tokenizer": tokenizer.digest, **dict(sorted(chunks.items()))}
+    receipt = Receipt(kind="chunks", name="chunks", recipe=digest(recipe), made_at=now(), inputs=inputs, facts=facts)
+    return write_receipt(layout.all_chunks / RECEIPT, receipt)
 
 
 def stage_facts(stage: Stage, plan: Plan, streams: Mapping[str, Stream]) -> dict[str, Any]:
@@ -67,7 +59,7 @@ def stage_facts(stage: Stage, plan: Plan, streams: Mapping[str, Stream]) -> dict
         "samples": samples,
         "tokens": samples * stage.context,
         "remainder": {share.subset: share.slots - share.kept for share in plan.shares},
-        "tail_tokens": {share.subset: len(streams[share.subset].tokens) % stage.context for share in plan.shares},
+        "tail_tokens": {share.subset: streams[share.subset].num_tokens % stage.context for share in plan.shares},
         "subsets": {
             share.subset: {
                 "repeat": share.repeat,
@@ -82,13 +74,23 @@ def stage_facts(stage: Stage, plan: Plan, streams: Mapping[str, Stream]) -> dict
     }
 
 
-def _prepare_tokenizer(recipe: Recipe, place: Place, layout: RunLayout, sources: Receipt, progress: Progress) -> Receipt:
+def tokenizer_texts(recipe: Recipe, subsets: Mapping[str, Frozen], train_bytes: int) -> Iterable[str]:
+    """Texts for the tokenizer: of each subset its first documents, in proportion to its size."""
+    sizes = dict(zip(subsets, _work_bytes(recipe, subsets), strict=True))
+    share = min(1.0, train_bytes / max(sum(sizes.values()), 1))
+    for subset in recipe.data.subsets:
+        yield from first_texts(recipe, subset, subsets[subset.name], share * sizes[subset.name])
+
+
+def _prepare_tokenizer(
+    recipe: Recipe, place: Place, layout: RunLayout, subsets: Mapping[str, Frozen], sources: Receipt, progress: Progress
+) -> Receipt:
     done = find_receipt(layout.tokenizer)
     if done is not None:
         return done
     match recipe.tokenizer:
         case TrainedTokenizer() as settings:
-            texts = tokenizer_texts(layout, sources, settings.train_bytes)
+            texts = tokenizer_texts(recipe, subsets, settings.train_bytes)
             receipt = train_tokenizer(texts, layout.tokenizer, settings, digest(recipe), {"sources": sources.digest})
             progress(f"trained a tokenizer of {settings.pieces} pieces on {receipt.facts['trained_on_bytes'] / 1e6:.2f} MB")
         case FileTokenizer() as settings:
@@ -97,29 +99,38 @@ def _prepare_tokenizer(recipe: Recipe, place: Place, layout: RunLayout, sources:
     return receipt
 
 
-def tokenizer_texts(layout: RunLayout, sources: Receipt, train_bytes: int) -> Iterator[str]:
-    """Texts for the tokenizer: of each subset its first documents, in proportion to its size."""
-    sizes = {name: count["bytes"] for name, count in sources.facts["subsets"].items()}
-    share = min(1.0, train_bytes / max(sum(sizes.values()), 1))
-    for name, size in sizes.items():
-        left = share * size
-        for document in read_documents(source_file(layout, name)):
-            if left <= 0:
-                break
-            yield document.text
-            left -= len(document.text.encode())
+def _work_bytes(recipe: Recipe, subsets: Mapping[str, Frozen]) -> list[int]:
+    """About how much text of each subset there is to encode."""
+    sizes = {name: subset.bytes for name, subset in subsets.items()}
+    return [sizes[s.name] if s.max_bytes is None else min(s.max_bytes, sizes[s.name]) for s in recipe.data.subsets]
 
 
-def _samples(stage: Stage, streams: Mapping[str, Stream]) -> dict[str, int]:
-    return {entry.subset: len(streams[entry.subset].tokens) // stage.context for entry in stage.mix}
+def _build_chunks(
+    recipe: Recipe, layout: RunLayout, streams: Mapping[str, Receipt], engine: Engine, progress: Progress
+) -> tuple[list[Plan], dict[str, str]]:
+    """The stages' plans, and the digest of every chunk by its name."""
+    tokens = {name: int(receipt.facts["tokens"]) for name, receipt in streams.items()}
+    plans = [plan_mix(stage, {entry.subset: tokens[entry.subset] // stage.context for entry in stage.mix}) for stage in recipe.stages]
+    tasks = [
+        BuildChunk(layout.root, recipe, stage, chunk, plan, {share.subset: streams[share.subset].digest for share in plan.shares})
+        for stage, plan in zip(recipe.stages, plans, strict=True)
+        for chunk in range(stage.chunks)
+    ]
+    chunks: dict[str, str] = {}
+    for built in engine.map(build_chunk, tasks):
+        chunks[built.name] = built.digest
+        progress(f"built {built.name.replace('/chunk_', ' chunk ')}, {len(chunks)} of {len(tasks)}")
+    return plans, chunks
 
 
-def _build_stage(
-    recipe: Recipe, layout: RunLayout, stage: Stage, plan: Plan, streams: Mapping[str, Stream], inputs: dict[str, str], progress: Progress
-) -> Iterator[Receipt]:
-    for chunk in range(stage.chunks):
-        yield build_chunk(recipe, layout, stage, chunk, plan, streams, inputs)
-        progress(f"built {stage.name} chunk {chunk:03d}, {chunk + 1} of {stage.chunks}")
+def _sweep(recipe: Recipe, layout: RunLayout) -> None:
+    """Remove what a killed build left half done."""
+    for stage in recipe.stages:
+        sweep(layout.chunks(stage.name))
+    for subset in recipe.data.subsets:
+        sweep(layout.stream(subset.name).parent)
+    for folder in (layout.root, layout.tokens, layout.all_chunks):
+        sweep(folder)
 
 
 def _of_this_recipe(receipt: Receipt, recipe: Recipe) -> Receipt:

@@ -1,26 +1,29 @@
 """Chunks: the files that are trained on, one a checkpoint, each committed by itself.
 
-Enters the encoded streams and a stage's `Plan`; leaves for each chunk its rows (uint16, samples x context), an index
+Enters the subsets' streams and a stage's `Plan`; leaves for each chunk its rows (uint16, samples x context), an index
 that leads from a row to its documents, and a receipt written last. A killed build goes on at the first
-chunk without a receipt and gives the same bytes.
+chunk without a receipt and gives the same bytes. A chunk may be larger than memory: it is filled in the order of the
+streams, so that every shard is read once and forward, a block of rows at a time.
 """
 
-import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from k2.data.encode import Stream
 from k2.data.mix import Plan, samples_of_chunk
+from k2.data.pack import copy_tokens, entries_of, segments_of
 from k2.data.permutation import permutation_of_chunk
+from k2.data.stream import Stream
 from k2.recipe.load import digest
 from k2.recipe.schema import Recipe, Stage
-from k2.run.durable import write_durably
+from k2.run.durable import durable_file
 from k2.run.layout import RunLayout
 from k2.run.receipt import RECEIPT, BrokenOutput, Receipt, check_files, digest_files, find_receipt, now, read_receipt, write_receipt
+
+_BLOCK_BYTES = 64 << 20  # of rows that are in memory
 
 
 @dataclass(frozen=True)
@@ -52,29 +55,31 @@ def chunk_name(stage: str, chunk: int) -> str:
     return f"{stage}/chunk_{chunk:03d}"
 
 
-def build_chunk(
-    recipe: Recipe, layout: RunLayout, stage: Stage, chunk: int, plan: Plan, streams: Mapping[str, Stream], inputs: dict[str, str]
-) -> Receipt:
-    """Write one chunk of the stage, or give the receipt of the earlier time."""
-    done = find_receipt(chunk_receipt(layout, stage.name, chunk))
-    if done is not None:
-        return done
-    seats = _seats(recipe, stage, chunk, plan)
-    rows, index = _fill(seats, [subset.name for subset in recipe.data.subsets], streams, stage.context)
-    rows_file, index_file = layout.chunk(stage.name, chunk), layout.chunk_index(stage.name, chunk)
-    write_durably(rows_file, rows.tobytes())
-    write_durably(index_file, _npy(index))
-    facts = {
-        "stage": stage.name,
-        "chunk": chunk,
-        "samples": len(rows),
-        "context": stage.context,
-        "tokens": rows.size,
-        "subsets": {share.subset: share.per_chunk[chunk] for share in plan.shares},
-    }
-    receipt = Receipt(kind="chunk", name=chunk_name(stage.name, chunk), recipe=digest(recipe), made_at=now(), inputs=inputs, facts=facts)
-    files = digest_files(rows_file.parent, [rows_file, index_file])
-    return write_receipt(chunk_receipt(layout, stage.name, chunk), receipt.model_copy(update={"files": files}))
+@dataclass(frozen=True)
+class BuildChunk:
+    """The task: write that chunk of the stage. `inputs` are the digests of the streams it takes from."""
+
+    root: Path
+    recipe: Recipe
+    stage: Stage
+    chunk: int
+    plan: Plan
+    inputs: dict[str, str]
+
+
+@dataclass(frozen=True)
+class BuiltChunk:
+    """What the task leaves."""
+
+    name: str
+    digest: str
+
+
+def build_chunk(task: BuildChunk) -> BuiltChunk:
+    """Write one chunk, or give what the earlier time left."""
+    layout, stage, chunk = RunLayout(task.root), task.stage, task.chunk
+    receipt = find_receipt(chunk_receipt(layout, stage.name, chunk)) or _write(task, layout)
+    return BuiltChunk(receipt.name, receipt.digest)
 
 
 def open_rows(layout: RunLayout, stage: Stage, chunk: int) -> npt.NDArray[np.uint16]:
@@ -117,6 +122,28 @@ def spans(index: npt.NDArray[np.int32]) -> Iterator[Span]:
     return (Span(*map(int, entry)) for entry in index)
 
 
+def _write(task: BuildChunk, layout: RunLayout) -> Receipt:
+    stage, chunk = task.stage, task.chunk
+    seats = _seats(task.recipe, stage, chunk, task.plan)
+    rows_file, index_file = layout.chunk(stage.name, chunk), layout.chunk_index(stage.name, chunk)
+    with durable_file(rows_file) as rows, durable_file(index_file) as index:
+        entries = _fill(rows, seats, [subset.name for subset in task.recipe.data.subsets], layout, stage.context)
+        with index.open("wb") as file:
+            np.save(file, entries)
+    facts = {
+        "stage": stage.name,
+        "chunk": chunk,
+        "samples": len(seats),
+        "context": stage.context,
+        "tokens": len(seats) * stage.context,
+        "subsets": {share.subset: share.per_chunk[chunk] for share in task.plan.shares},
+    }
+    name, recipe = chunk_name(stage.name, chunk), digest(task.recipe)
+    receipt = Receipt(kind="chunk", name=name, recipe=recipe, made_at=now(), inputs=task.inputs, facts=facts)
+    files = digest_files(rows_file.parent, [rows_file, index_file])
+    return write_receipt(chunk_receipt(layout, stage.name, chunk), receipt.model_copy(update={"files": files}))
+
+
 def _seats(recipe: Recipe, stage: Stage, chunk: int, plan: Plan) -> npt.NDArray[np.int64]:
     """(subset, sample) of each row of the chunk, in a seeded permutation."""
     numbers = {subset.name: number for number, subset in enumerate(recipe.data.subsets)}
@@ -128,40 +155,24 @@ def _seats(recipe: Recipe, stage: Stage, chunk: int, plan: Plan) -> npt.NDArray[
     return seats[permutation_of_chunk(recipe.seed, stage.name, chunk, len(seats)).whole()]
 
 
-def _fill(
-    seats: npt.NDArray[np.int64], subsets: list[str], streams: Mapping[str, Stream], context: int
-) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int32]]:
-    """The rows of the seats and the index over them."""
-    rows = np.empty((len(seats), context), dtype="<u2")
+def _fill(path: Path, seats: npt.NDArray[np.int64], subsets: list[str], layout: RunLayout, context: int) -> npt.NDArray[np.int32]:
+    """Write the rows of the seats; the index over them, ordered by row and place in it."""
     entries = []
+    with path.open("wb") as file:
+        file.truncate(len(seats) * context * 2)
     for number in np.unique(seats[:, 0]):
-        stream = streams[subsets[number]]
+        stream = Stream(layout, subsets[number])
         seated = np.flatnonzero(seats[:, 0] == number)
-        samples = seats[seated, 1]
-        whole = len(stream.tokens) // context * context
-        rows[seated] = stream.tokens[:whole].reshape(-1, context)[samples]
-        entries.append(_index(int(number), seated, samples * context, context, stream.starts))
+        seated = seated[np.argsort(seats[seated, 1], kind="stable")]
+        for first in range(0, len(seated), max(1, _BLOCK_BYTES // (2 * context))):
+            block = seated[first : first + max(1, _BLOCK_BYTES // (2 * context))]
+            samples = np.empty((len(block), context), "<u2")
+            for segments in segments_of(stream, seats[block, 1] * context, context):
+                shard = stream.shard(segments.shard)
+                copy_tokens(shard, segments, samples)
+                entries.append(entries_of(shard, segments, block, int(number)))
+            rows = np.memmap(path, dtype="<u2", mode="r+", shape=(len(seats), context))
+            rows[block] = samples
+            del rows  # what was written need not stay mapped
     index = np.concatenate(entries)
-    return rows, index[np.lexsort((index[:, 4], index[:, 0]))].astype(np.int32)
-
-
-def _index(
-    subset: int, rows: npt.NDArray[np.int64], begins: npt.NDArray[np.int64], context: int, starts: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """The index entries of rows that begin at these places of a stream: one a document that the row touches."""
-    first = np.searchsorted(starts, begins, side="right") - 1
-    last = np.searchsorted(starts, begins + context, side="left") - 1
-    touched = last - first + 1
-    row_of = np.repeat(np.arange(len(rows)), touched)
-    before = np.repeat(np.cumsum(touched) - touched, touched)
-    document = first[row_of] + np.arange(touched.sum()) - before
-    begin, end = begins[row_of], begins[row_of] + context
-    start = np.maximum(starts[document], begin)
-    stop = np.minimum(starts[document + 1], end)
-    return np.stack([rows[row_of], np.full_like(document, subset), document, start - starts[document], start - begin, stop - begin], axis=1)
-
-
-def _npy(array: npt.NDArray[np.int32]) -> bytes:
-    content = io.BytesIO()
-    np.save(content, array)
-    return content.getvalue()
+    return index[np.lexsort((index[:, 4], index[:, 0]))]

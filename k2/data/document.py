@@ -58,6 +58,21 @@ def document_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
 
 
+def is_held_out(document: str, share: float) -> bool:
+    """Whether the document of that id is kept from training. Nothing but the id and the share decides: every copy of it is."""
+    word = hashlib.sha256(f"held out {document}".encode()).digest()[:7]
+    return int.from_bytes(word) < share * 2**56
+
+
+def cut_to_bytes(text: str, limit: int) -> str:
+    """The text when it fits into `limit` bytes of UTF-8; else its beginning up to the last line end that does."""
+    encoded = text.encode()
+    if len(encoded) <= limit:
+        return text
+    fits = encoded[:limit].decode("utf-8", "ignore")
+    return fits[: fits.rfind("\n") + 1] or fits
+
+
 def read_documents(path: Path) -> Iterator[Document]:
     """The documents that `Document.line` wrote, in order."""
     with path.open("rb") as file:

@@ -1,111 +1,166 @@
-"""Encoding: each subset's documents as one stream of token ids, `</s>` after each document.
+"""Encoding: one piece of a subset becomes one shard of token ids, `</s>` after each document.
 
-Enters `sources/<subset>.jsonl`; leaves `tokens/<subset>/`: `tokens.bin` (uint16), `starts.npy` (where each document
-begins in the stream, and the end), `documents.jsonl` (a line a document, in the same order) and a receipt.
-Samples of any context are cut from this stream: sample s of context T is ids s*T ... (s+1)*T - 1. Packing is crude as
-K2's (K2 §1.2): no `<s>`, no mask between documents, and the tail that fills no sample is dropped and counted.
+Enters an `EncodePiece`, a value that any process can take up; leaves the shard's folder, committed with its receipt. What
+training may read goes into the tokens, what is held out and what is no document beside them. Nothing here knows of
+other pieces: whether a document occurs twice, or lies beyond a cap, is decided later (`resolve`).
 """
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from k2.data.document import Document, read_documents
-from k2.data.fim import Draw, arrange, draw
-from k2.data.gather import source_file
+from k2.data.document import Document, Dropped, Found, cut_to_bytes, document_id, is_held_out
+from k2.data.fim import Draw, Form, Ids, arrange, draw, parts
+from k2.data.shard import ShardFacts, ShardWriter, sort_ids
+from k2.data.sources import Piece, read_one, read_piece
 from k2.recipe.load import digest
-from k2.recipe.schema import Recipe, Subset
+from k2.recipe.schema import FilesSource, Place, Recipe, Subset
 from k2.run.durable import durable_folder
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, find_receipt, now, seal_folder
 from k2.tokenizer import Tokenizer
 
-_TOKENS, _STARTS, _DOCUMENTS = "tokens.bin", "starts.npy", "documents.jsonl"
+_BATCH_CHARACTERS = 1 << 20  # of text that is encoded at once
 _PLAIN = Draw("plain", 0, 0)
 
 
 @dataclass(frozen=True)
-class EncodedDocument:
-    """One line of `documents.jsonl`: `document` is its number in the stream, `id` its id everywhere."""
+class EncodePiece:
+    """The task: encode this piece as the subset's shard of that number. `source` and `place` read it (see `freeze.Frozen`)."""
 
-    document: int
-    id: str
-    source: str
-    position: int
-    tokens: int
-    form: str
-
-    def line(self) -> bytes:
-        """The document as one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False).encode() + b"\n"
+    root: Path
+    recipe: Recipe
+    subset: Subset
+    shard: int
+    source: FilesSource
+    place: Place
+    piece: Piece
+    file: int
 
 
 @dataclass(frozen=True)
-class Stream:
-    """A subset's tokens, mapped into memory."""
+class EncodeBeginning:
+    """The task: encode the one document that a cap cuts, as far as `limit_bytes` allow, as a shard by itself."""
 
-    tokens: npt.NDArray[np.uint16]
-    starts: npt.NDArray[np.int64]
+    root: Path
+    recipe: Recipe
+    subset: Subset
+    shard: int
+    source: FilesSource
+    place: Place
+    name: str
+    file: int
+    position: int
+    limit_bytes: int
 
 
-def encode_subset(recipe: Recipe, layout: RunLayout, subset: Subset, inputs: dict[str, str], progress: Callable[[str], None]) -> Receipt:
-    """Encode one subset, or give the receipt of the earlier time."""
-    target = layout.tokens / subset.name
-    done = find_receipt(target)
+@dataclass(frozen=True)
+class EncodedShard:
+    """What a task leaves: which shard of which subset, its digest, and its counts."""
+
+    subset: str
+    shard: int
+    digest: str
+    facts: ShardFacts
+
+
+def encode_piece(task: EncodePiece) -> EncodedShard:
+    """Encode one piece, or give what the earlier time left."""
+    return find_shard(RunLayout(task.root), task.subset.name, task.shard) or _commit(
+        task, {"file": task.piece.file.name, "begin": task.piece.begin, "end": task.piece.end}, _documents(task)
+    )
+
+
+def encode_beginning(task: EncodeBeginning) -> EncodedShard:
+    """Encode the document that the cap cuts, or give what the earlier time left."""
+    done = find_shard(RunLayout(task.root), task.subset.name, task.shard)
     if done is not None:
         return done
-    tokenizer = Tokenizer(layout.tokenizer)
-    forms: Counter[str] = Counter()
-    with durable_folder(target) as folder:
-        starts = _write_stream(
-            folder, source_file(layout, subset.name), lambda document: _encode(tokenizer, recipe, subset, document), forms
-        )
-        facts = {"documents": len(starts) - 1, "tokens": starts[-1], "forms": dict(forms)}
-        progress(f"encoded {subset.name}: {starts[-1]:,} tokens of {len(starts) - 1} documents")
-        return seal_folder(
-            folder, Receipt(kind="tokens", name=subset.name, recipe=digest(recipe), made_at=now(), inputs=inputs, facts=facts)
-        )
+    found = read_one(task.source, task.place, task.name, task.position)
+    assert isinstance(found, Found)
+    text = cut_to_bytes(found.text, task.limit_bytes)
+    cut = [Document(document_id(text), task.subset.name, found.source, found.position, text)] if text else []
+    return _commit(task, {"file": task.name, "begin": task.position, "limit_bytes": task.limit_bytes}, cut)
+
+
+def find_shard(layout: RunLayout, subset: str, shard: int) -> EncodedShard | None:
+    """The shard, if it is finished."""
+    receipt = find_receipt(layout.shard(subset, shard))
+    return None if receipt is None else EncodedShard(subset, shard, receipt.digest, ShardFacts(**receipt.facts["counts"]))
 
 
 def document_tokens(tokenizer: Tokenizer, recipe: Recipe, subset: Subset, document: Document) -> list[int]:
     """The ids of one document as they stand in the stream, `</s>` included."""
-    return _encode(tokenizer, recipe, subset, document)[0]
+    [(_, ids, _)] = _encode(tokenizer, recipe, subset, [document])
+    tokens: list[int] = ids.tolist()
+    return tokens
 
 
-def open_stream(layout: RunLayout, subset: str) -> Stream:
-    """The subset's tokens. An empty subset has an empty stream."""
-    folder = layout.tokens / subset
-    starts = np.load(folder / _STARTS, allow_pickle=False)
-    tokens = np.memmap(folder / _TOKENS, dtype="<u2", mode="r") if starts[-1] else np.zeros(0, np.uint16)
-    return Stream(tokens, starts)
+def _documents(task: EncodePiece) -> Iterator[Document | Dropped]:
+    for found in read_piece(task.source, task.place, task.piece):
+        if isinstance(found, Dropped):
+            yield found
+        else:
+            yield Document(document_id(found.text), task.subset.name, found.source, found.position, found.text)
 
 
-def encoded_documents(layout: RunLayout, subset: str) -> Iterator[EncodedDocument]:
-    """The subset's documents in the order of its stream."""
-    with (layout.tokens / subset / _DOCUMENTS).open("rb") as file:
-        for line in file:
-            yield EncodedDocument(**json.loads(line))
+def _commit(task: EncodePiece | EncodeBeginning, made_from: dict[str, object], documents: Iterable[Document | Dropped]) -> EncodedShard:
+    layout = RunLayout(task.root)
+    with durable_folder(layout.shard(task.subset.name, task.shard)) as folder:
+        facts = _write(task, folder, documents, _tokenizer(layout.tokenizer))
+        sort_ids(folder)
+        receipt = Receipt(
+            kind="shard",
+            name=f"{task.subset.name}/{task.shard:05d}",
+            recipe=digest(task.recipe),
+            made_at=now(),
+            facts={"made_from": made_from, "counts": asdict(facts)},
+        )
+        sealed = seal_folder(folder, receipt)
+    return EncodedShard(task.subset.name, task.shard, sealed.digest, facts)
 
 
-def _encode(tokenizer: Tokenizer, recipe: Recipe, subset: Subset, document: Document) -> tuple[list[int], str]:
-    drawn = draw(recipe.seed, document.id, len(document.text), recipe.data.fill_in_the_middle) if subset.code else _PLAIN
-    return [*arrange(tokenizer, document.text, drawn), tokenizer.eos], drawn.form
+def _write(task: EncodePiece | EncodeBeginning, folder: Path, documents: Iterable[Document | Dropped], tokenizer: Tokenizer) -> ShardFacts:
+    """Write the documents batch by batch; what is held out or dropped stands where it was found among them."""
+    with ShardWriter(folder) as shard:
+        for batch in _batches(documents):
+            trained = [d for d in batch if isinstance(d, Document) and not is_held_out(d.id, task.recipe.data.held_out)]
+            encoded = iter(_encode(tokenizer, task.recipe, task.subset, trained))
+            for document in batch:
+                if isinstance(document, Dropped):
+                    shard.drop(document)
+                elif is_held_out(document.id, task.recipe.data.held_out):
+                    shard.hold_out(document)
+                else:
+                    shard.add(document, task.file, *next(encoded))
+        return shard.facts()
 
 
-def _write_stream(folder: Path, source: Path, encode: Callable[[Document], tuple[list[int], str]], forms: Counter[str]) -> list[int]:
-    """Write the stream and its documents; give back the starts."""
-    starts = [0]
-    with (folder / _TOKENS).open("wb") as tokens, (folder / _DOCUMENTS).open("wb") as documents:
-        for number, document in enumerate(read_documents(source)):
-            ids, form = encode(document)
-            np.asarray(ids, dtype="<u2").tofile(tokens)
-            documents.write(EncodedDocument(number, document.id, document.source, document.position, len(ids), form).line())
-            starts.append(starts[-1] + len(ids))
-            forms[form] += 1
-    np.save(folder / _STARTS, np.asarray(starts, dtype=np.int64))
-    return starts
+def _batches(documents: Iterable[Document | Dropped]) -> Iterator[list[Document | Dropped]]:
+    """Runs of documents of about `_BATCH_CHARACTERS`."""
+    batch: list[Document | Dropped] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text) if isinstance(document, Document) else 0
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    yield batch
+
+
+def _encode(tokenizer: Tokenizer, recipe: Recipe, subset: Subset, documents: list[Document]) -> Iterator[tuple[int, Ids, Form]]:
+    """Of each document the bytes of its text, its ids with `</s>`, and its form."""
+    rates = recipe.data.fill_in_the_middle
+    drawn = [draw(recipe.seed, d.id, len(d.text), rates) if subset.code else _PLAIN for d in documents]
+    cuts = [parts(document.text, one) for document, one in zip(documents, drawn, strict=True)]
+    encoded = iter(tokenizer.encode_batch([part for cut in cuts for part in cut]))
+    for document, one, cut in zip(documents, drawn, cuts, strict=True):
+        yield len(document.text.encode()), arrange(tokenizer, one, [next(encoded) for _ in cut]), one.form
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(folder: Path) -> Tokenizer:
+    """Loaded once a process."""
+    return Tokenizer(folder)

@@ -7,13 +7,18 @@ so that a second build gives the same bytes.
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from k2.recipe.schema import FillInTheMiddle
 from k2.tokenizer import Tokenizer
 
 Form = Literal["plain", "psm", "spm"]
+Ids = npt.NDArray[np.uint16]
 _MANTISSA_BITS = 53
 
 
@@ -36,12 +41,23 @@ def draw(seed: int, document: str, characters: int, rates: FillInTheMiddle) -> D
     return Draw("spm" if is_spm < rates.spm_rate else "psm", first, second)
 
 
-def arrange(tokenizer: Tokenizer, text: str, drawn: Draw) -> list[int]:
-    """The ids of the text in the drawn form, without the end of the document."""
+def parts(text: str, drawn: Draw) -> tuple[str, ...]:
+    """What of the text is encoded by itself: all of it, or prefix, middle and suffix."""
     if drawn.form == "plain":
-        return tokenizer.encode(text)
-    cuts = text[: drawn.first], text[drawn.first : drawn.second], text[drawn.second :]
-    prefix, middle, suffix = (tokenizer.encode(part) for part in cuts)
+        return (text,)
+    return text[: drawn.first], text[drawn.first : drawn.second], text[drawn.second :]
+
+
+def arrange(tokenizer: Tokenizer, drawn: Draw, encoded: Sequence[Ids]) -> Ids:
+    """The ids of a document whose parts are encoded, in the drawn form and with its end."""
+    if drawn.form == "plain":
+        return np.append(encoded[0], _ids(tokenizer.eos))
+    prefix, middle, suffix = encoded
+    marks = [_ids(mark) for mark in (tokenizer.fim_prefix, tokenizer.fim_suffix, tokenizer.fim_middle, tokenizer.eos)]
     if drawn.form == "psm":
-        return [tokenizer.fim_prefix, *prefix, tokenizer.fim_suffix, *suffix, tokenizer.fim_middle, *middle]
-    return [tokenizer.fim_prefix, tokenizer.fim_suffix, *suffix, tokenizer.fim_middle, *prefix, *middle]
+        return np.concatenate([marks[0], prefix, marks[1], suffix, marks[2], middle, marks[3]])
+    return np.concatenate([marks[0], marks[1], suffix, marks[2], prefix, middle, marks[3]])
+
+
+def _ids(token: int) -> Ids:
+    return np.array([token], np.uint16)

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from k2.data.branches import Branch, Lineage, lineage_of, seen_until, single_branch
 from k2.data.chunk import Span, chunk_name, read_index, spans
-from k2.data.encode import encoded_documents, open_stream
 from k2.data.mix import plan_mix
 from k2.data.order import step_of_row
 from k2.data.seats import Place, Seats
+from k2.data.stream import Stream, find_documents, open_streams
 from k2.recipe.schema import Recipe, Stage
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact
@@ -74,16 +74,20 @@ def seen_by_step(recipe: Recipe, layout: RunLayout, lineages: Lineages, stage: S
     seat, rows = branch.sequence.seat(step), branch.sequence.rows(step)
     times = Counter(range(rows.start, rows.stop) if isinstance(rows, slice) else rows)
     index = read_index(layout, stage.name, seat.chunk)
-    names = _Names(recipe, layout)
+    streams = open_streams(recipe, layout)
     for span in spans(index[_entries(index, seat.first_row, seat.first_row + seat.count)]):
         if times[span.row]:
             subset = recipe.data.subsets[span.subset].name
-            yield _sight(branch, seat.position, span, subset, names.of(span), times[span.row])
+            yield _sight(branch, seat.position, span, subset, streams[subset].document(span.document).id, times[span.row])
 
 
 def steps_of_document(recipe: Recipe, layout: RunLayout, lineages: Lineages, document: str) -> Iterator[Sight]:
     """Every time the document was trained on, by stage, then by step. `ValueError` when it is in no subset."""
     found = find_documents(recipe, layout, document)
+    if not found:
+        raise ValueError(
+            f"no document {document!r} is trained on in {layout.root}: it is unknown, was dropped, or is held out ({layout.held_out.name})"
+        )
     for stage in recipe.stages:
         mixed = {entry.subset for entry in stage.mix}
         sights = [
@@ -95,24 +99,9 @@ def steps_of_document(recipe: Recipe, layout: RunLayout, lineages: Lineages, doc
         yield from sorted(sights, key=lambda sight: (sight.step, sight.row, sight.row_start))
 
 
-def find_documents(recipe: Recipe, layout: RunLayout, document: str) -> list[tuple[str, int]]:
-    """The subset and the document's number in its stream, once for every copy. `ValueError` when there is none."""
-    found = [
-        (subset.name, encoded.document)
-        for subset in recipe.data.subsets
-        for encoded in encoded_documents(layout, subset.name)
-        if encoded.id == document
-    ]
-    if not found:
-        raise ValueError(
-            f"no document {document!r} is trained on in {layout.root}: it is unknown, was dropped, or is held out ({layout.held_out.name})"
-        )
-    return found
-
-
 def seats_of(recipe: Recipe, layout: RunLayout, stage: Stage) -> Seats:
     """Where every sample of the stage sits."""
-    samples = {entry.subset: len(open_stream(layout, entry.subset).tokens) // stage.context for entry in stage.mix}
+    samples = {entry.subset: Stream(layout, entry.subset).num_tokens // stage.context for entry in stage.mix}
     return Seats(recipe, stage, plan_mix(stage, samples))
 
 
@@ -124,8 +113,8 @@ def spans_of_row(layout: RunLayout, stage: Stage, chunk: int, row: int) -> list[
 
 def _steps_of(recipe: Recipe, layout: RunLayout, lineage: Lineage, subset: str, number: int, document: str) -> Iterator[Sight]:
     stage = lineage.now.stage
-    starts = open_stream(layout, subset).starts
-    begin, end = int(starts[number]), int(starts[number + 1])
+    there = Stream(layout, subset).document(number)
+    begin, end = there.token_start, there.token_end
     seats = seats_of(recipe, layout, stage)
     samples = range(begin // stage.context, min((end - 1) // stage.context + 1, seats.plan.share(subset).samples))
     for place in seats.of_samples(subset, samples):
@@ -183,16 +172,3 @@ def _sight(branch: Branch, position: int, span: Span, subset: str, document: str
         attempt=branch.attempt,
         times=times,
     )
-
-
-class _Names:
-    """The ids of documents by their numbers, a subset's read when it is first asked for."""
-
-    def __init__(self, recipe: Recipe, layout: RunLayout) -> None:
-        self._recipe, self._layout = recipe, layout
-        self._ids: dict[int, list[str]] = {}
-
-    def of(self, span: Span) -> str:
-        if span.subset not in self._ids:
-            self._ids[span.subset] = [d.id for d in encoded_documents(self._layout, self._recipe.data.subsets[span.subset].name)]
-        return self._ids[span.subset][span.document]

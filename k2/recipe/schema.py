@@ -89,6 +89,9 @@ class Subset(Part):
     domain: str = Field(description="what kind of text it is: web, code, law, reference ...")
     code: bool = Field(default=False, description="code may become fill-in-the-middle")
     max_bytes: Count | None = None
+    duplicates: Literal["keep", "drop"] = Field(
+        default="keep", description="of a text that occurs twice in the subset, the first alone is taken"
+    )
 
 
 class FillInTheMiddle(Part):
@@ -102,6 +105,9 @@ class Data(Part):
     subsets: tuple[Subset, ...]
     fill_in_the_middle: FillInTheMiddle = FillInTheMiddle()
     held_out: Fraction = Field(default=0.0, description="share of the documents kept from training, for evaluation")
+    shard_bytes: Count = Field(
+        default=256_000_000, description="sources are cut into shards of so many bytes: the unit of work and of retry"
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -361,6 +367,23 @@ class Place(Part):
         default=("file://{runs_dir}/../published/{run}",), description="file://, s3:// or hf:// targets; {run} and {runs_dir} are filled in"
     )
     wandb_mode: Literal["offline", "online", "disabled"] = "offline"
+    engine: Literal["pool", "dask", "ray"] = Field(
+        default="pool", description="what prepares data in parallel: processes of this machine, or a cluster"
+    )
+    workers: Count | None = Field(
+        default=None, description="processes that prepare data; when not given, one a core where there is enough text"
+    )
+    engine_address: str | None = Field(
+        default=None, description="of the Dask scheduler or the Ray cluster; when not given, one is started here"
+    )
+
+    @model_validator(mode="after")
+    def _address_has_an_effect(self) -> Self:
+        if self.engine == "pool" and self.engine_address is not None:
+            raise ValueError(
+                f"engine_address = {self.engine_address!r} has no effect with engine = 'pool': set engine to 'dask' or 'ray', or remove it"
+            )
+        return self
 
 
 def _divides(name: str, value: int, divisor_name: str, divisor: int) -> None:

@@ -50,6 +50,21 @@ def write_durably(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+@contextmanager
+def durable_file(target: Path) -> Iterator[Path]:
+    """Fill the yielded file, which may be too large for memory; on leaving it replaces `target`. On an error nothing is left."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = name_beside(target)
+    try:
+        yield beside
+        sync_file(beside)
+        os.replace(beside, target)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
 def open_beside(target: Path) -> Path:
     """A new, empty, hidden folder beside `target`, to be filled and then given to `commit_folder`."""
     beside = name_beside(target)

@@ -76,7 +76,7 @@ class RunLayout:
     # data
     @property
     def sources(self) -> Path:
-        """The gathered documents, one `.jsonl` a subset."""
+        """What the data is made from: which files, and the documents gathered from this installation."""
         return self.root / "sources"
 
     @property
@@ -88,10 +88,18 @@ class RunLayout:
     def tokens(self) -> Path:
         return self.root / "tokens"
 
+    def shard(self, subset: str, shard: int) -> Path:
+        """Folder of the encoded documents of one piece of a subset."""
+        return self.tokens / subset / f"shard_{shard:05d}"
+
+    def stream(self, subset: str) -> Path:
+        """Folder that says what of the subset's shards is trained on, and in which order."""
+        return self.tokens / subset / "stream"
+
     @property
     def held_out(self) -> Path:
-        """The documents kept from training, `.jsonl`."""
-        return self.sources / "held_out.jsonl"
+        """The documents kept from training, `.jsonl`; its folder holds their receipt."""
+        return self.root / "held_out" / "documents.jsonl"
 
     @property
     def all_chunks(self) -> Path:

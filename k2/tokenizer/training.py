@@ -48,12 +48,20 @@ def install_tokenizer(path: Path, folder: Path, settings: FileTokenizer, recipe:
 
 
 class _Counted(Iterable[str]):
-    """Lines of the texts until `limit` bytes are read."""
+    """Lines of the texts until `limit` bytes are read. `error` is what the texts failed with, which sentencepiece would hide."""
 
     def __init__(self, texts: Iterable[str], limit: int) -> None:
         self._texts, self._limit, self.bytes = texts, limit, 0
+        self.error: Exception | None = None
 
     def __iter__(self) -> Iterator[str]:
+        try:
+            yield from self._lines()
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _lines(self) -> Iterator[str]:
         for text in self._texts:
             for line in text.splitlines():
                 size = len(line.encode()) + 1
@@ -64,7 +72,7 @@ class _Counted(Iterable[str]):
                     yield line
 
 
-def _train(lines: Iterable[str], model: io.BytesIO, pieces: int) -> None:
+def _train(lines: _Counted, model: io.BytesIO, pieces: int) -> None:
     import sentencepiece
 
     try:
@@ -88,6 +96,8 @@ def _train(lines: Iterable[str], model: io.BytesIO, pieces: int) -> None:
             minloglevel=2,
         )
     except RuntimeError as error:
+        if lines.error is not None:
+            raise lines.error from None
         raise TokenizerError(
             f"tokenizer.pieces = {pieces} cannot be trained on this text ({_reason(error)}): ask for more pieces where the characters "
             "do not fit, for fewer or give more text (tokenizer.train_bytes, data.subsets) where the pieces are too many"

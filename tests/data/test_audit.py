@@ -5,7 +5,7 @@ import pytest
 
 from k2.data.audit import counted_mix, declared_mix, verify
 from k2.data.chunk import chunk_receipt
-from k2.data.encode import open_stream
+from k2.data.stream import Stream
 from k2.recipe.load import load_recipe
 from k2.run.receipt import BrokenOutput, read_receipt
 
@@ -18,9 +18,9 @@ def test_the_counted_mix_is_what_lies_in_the_rows(mini):
             [np.fromfile(mini.layout.chunk(stage.name, c), dtype="<u2").reshape(-1, stage.context) for c in range(stage.chunks)]
         )
         for subset in counted.subsets:
-            tokens = open_stream(mini.layout, subset.name).tokens
-            whole = len(tokens) // stage.context * stage.context
-            pieces = {bytes(piece) for piece in np.array(tokens[:whole]).reshape(-1, stage.context)}
+            stream = Stream(mini.layout, subset.name)
+            whole = stream.num_tokens // stage.context * stage.context
+            pieces = {bytes(piece) for piece in stream.read(0, whole).reshape(-1, stage.context)}
             assert subset.samples == sum(bytes(row) in pieces for row in rows)
             assert subset.tokens == subset.samples * stage.context
             assert subset.fraction == subset.samples / len(rows)
@@ -76,8 +76,10 @@ def test_all_is_well_when_nothing_was_touched(mini):
     [
         ("chunks/stage1/chunk_001.bin", "chunks/stage1/chunk_001.bin: "),
         ("chunks/stage2/chunk_000.index.npy", "chunks/stage2/chunk_000.index.npy: "),
-        ("tokens/code/documents.jsonl", "tokens/code/documents.jsonl: "),
-        ("sources/held_out.jsonl", "sources/held_out.jsonl: "),
+        ("tokens/code/shard_00000/documents.npy", "tokens/code/shard_00000/documents.npy: "),
+        ("tokens/law/stream/intervals.npy", "tokens/law/stream/intervals.npy: "),
+        ("sources/law.files.jsonl", "sources/law.files.jsonl: "),
+        ("held_out/documents.jsonl", "held_out/documents.jsonl: "),
         ("tokenizer/tokenizer.model", "tokenizer/tokenizer.model: "),
     ],
 )

@@ -58,7 +58,7 @@ def test_two_builds_are_byte_identical(mini, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "after", ["gathered code", "trained a tokenizer", "encoded prose", "built stage1 chunk 001", "built stage2 chunk 000"]
+    "after", ["froze code", "trained a tokenizer", "encoded prose", "built stage1 chunk 001", "built stage2 chunk 000"]
 )
 def test_a_killed_build_goes_on_and_gives_the_same_bytes(mini, tmp_path, after):
     build_and_kill(tmp_path / "run", after)
@@ -102,7 +102,7 @@ def test_another_seed_gives_another_sequence_of_the_same_text(mini, tmp_path):
     layout = RunLayout(tmp_path / "run")
     build(other, mini.place, layout, lambda _: None)
     assert layout.chunk("stage1", 0).read_bytes() != mini.layout.chunk("stage1", 0).read_bytes()
-    assert (layout.sources / "prose.jsonl").read_bytes() == (mini.layout.sources / "prose.jsonl").read_bytes()
+    assert (layout.shard("prose", 0) / "tokens.bin").read_bytes() == (mini.layout.shard("prose", 0) / "tokens.bin").read_bytes()
 
 
 def test_too_little_text_is_refused_and_nothing_finished_is_lost(tmp_path):

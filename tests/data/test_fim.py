@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from k2.data.document import document_id, read_documents
-from k2.data.encode import document_tokens, encoded_documents, open_stream
-from k2.data.fim import Draw, arrange, draw
-from k2.data.gather import source_file
+from k2.data.document import document_id
+from k2.data.encode import document_tokens
+from k2.data.fim import Draw, arrange, draw, parts
+from k2.data.stream import Stream
 from k2.recipe.schema import FillInTheMiddle
 from k2.tokenizer import Tokenizer
 
@@ -20,6 +20,12 @@ def tokenizer(mini) -> Tokenizer:
     return Tokenizer(mini.layout.tokenizer)
 
 
+def arranged(tokenizer: Tokenizer, drawn: Draw) -> list[int]:
+    *ids, end = arrange(tokenizer, drawn, tokenizer.encode_batch(parts(TEXT, drawn))).tolist()
+    assert end == tokenizer.eos
+    return ids
+
+
 def test_psm_is_prefix_suffix_middle(tokenizer):
     encode = tokenizer.encode
     expected = [
@@ -30,7 +36,7 @@ def test_psm_is_prefix_suffix_middle(tokenizer):
         tokenizer.fim_middle,
         *encode(TEXT[9:20]),
     ]
-    assert arrange(tokenizer, TEXT, Draw("psm", 9, 20)) == expected
+    assert arranged(tokenizer, Draw("psm", 9, 20)) == expected
 
 
 def test_spm_is_the_second_variant(tokenizer):
@@ -43,17 +49,17 @@ def test_spm_is_the_second_variant(tokenizer):
         *encode(TEXT[:9]),
         *encode(TEXT[9:20]),
     ]
-    assert arrange(tokenizer, TEXT, Draw("spm", 9, 20)) == expected
+    assert arranged(tokenizer, Draw("spm", 9, 20)) == expected
 
 
 def test_plain_is_the_text(tokenizer):
-    assert arrange(tokenizer, TEXT, Draw("plain", 0, 0)) == tokenizer.encode(TEXT)
+    assert arranged(tokenizer, Draw("plain", 0, 0)) == tokenizer.encode(TEXT)
 
 
 @pytest.mark.parametrize("cuts", [(0, 0), (0, len(TEXT)), (len(TEXT), len(TEXT)), (13, 13)])
 def test_no_character_is_lost_at_any_cut(tokenizer, cuts):
     for form in ("psm", "spm"):
-        ids = arrange(tokenizer, TEXT, Draw(form, *cuts))
+        ids = arranged(tokenizer, Draw(form, *cuts))
         marks = {tokenizer.fim_prefix, tokenizer.fim_middle, tokenizer.fim_suffix}
         assert sum(i in marks for i in ids) == 3
         assert sorted(tokenizer.decode([i for i in ids if i not in marks]).replace(" ", "")) == sorted(TEXT.replace(" ", ""))
@@ -86,14 +92,14 @@ def test_cuts_lie_inside_and_reach_both_ends():
 
 
 def test_only_code_becomes_fim(mini, tokenizer):
-    forms = {s.name: Counter(d.form for d in encoded_documents(mini.layout, s.name)) for s in mini.recipe.data.subsets}
+    forms = {s.name: Counter(d.form for d in Stream(mini.layout, s.name).documents()) for s in mini.recipe.data.subsets}
     assert set(forms["prose"]) == set(forms["law"]) == {"plain"}
     assert set(forms["code"]) == {"plain", "psm", "spm"}
 
 
 def test_the_stream_is_every_document_and_its_end(mini, tokenizer):
     for subset in mini.recipe.data.subsets:
-        stream = open_stream(mini.layout, subset.name)
-        expected = [document_tokens(tokenizer, mini.recipe, subset, d) for d in read_documents(source_file(mini.layout, subset.name))]
-        assert stream.tokens.tolist() == [i for ids in expected for i in ids]
+        stream = Stream(mini.layout, subset.name)
+        expected = [document_tokens(tokenizer, mini.recipe, subset, d) for d in mini.documents(subset.name)]
+        assert stream.read(0, stream.num_tokens).tolist() == [i for ids in expected for i in ids]
         assert all(ids[-1] == tokenizer.eos and tokenizer.eos not in ids[:-1] and tokenizer.bos not in ids for ids in expected)

@@ -2,9 +2,7 @@
 
 import pytest
 
-from k2.data.document import read_documents
 from k2.data.encode import document_tokens
-from k2.data.gather import source_file
 from k2.data.loader import SampleReader
 from k2.data.seen import accepted, attempted, seen_by_step, steps_of_document
 from k2.run.ledger import AttemptStarted, ChunkDeferred, Fact, SamplesSkipped, StepsSkipped
@@ -57,7 +55,7 @@ def test_the_documents_of_a_step_are_the_bytes_it_was_trained_on(trained):
     ids = {
         document.id: document_tokens(tokenizer, trained.recipe, subset, document)
         for subset in trained.recipe.data.subsets
-        for document in read_documents(source_file(trained.layout, subset.name))
+        for document in trained.documents(subset.name)
     }
     for stage in trained.recipe.stages:
         reader = SampleReader(trained.recipe, trained.layout, stage, FACTS)

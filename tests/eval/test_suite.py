@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from k2.data.build import read_documents
+from k2.data.stream import Stream
 from k2.eval.held_out import HeldOutDocument, identifier_questions, passages, sums
 from k2.eval.suite import SuiteError, build_suite, read_held_out, shipped_suites
 from k2.recipe.schema import Recipe
@@ -43,7 +43,7 @@ def test_the_receipt_covers_every_file_and_names_the_held_out_text(prepared: Run
 
 def test_the_same_held_out_text_gives_the_same_bytes(recipe: Recipe, prepared: RunLayout, tmp_path: Path) -> None:
     again = RunLayout(tmp_path / "again")
-    again.sources.mkdir(parents=True)
+    again.held_out.parent.mkdir(parents=True)
     again.held_out.write_bytes(prepared.held_out.read_bytes())
     assert build_suite(recipe, again).digest == read_receipt(prepared.suite("k2_tiny")).digest
 
@@ -55,8 +55,8 @@ def test_a_built_suite_is_kept(recipe: Recipe, prepared: RunLayout) -> None:
 
 def test_every_row_comes_from_a_document_that_is_never_trained_on(prepared: RunLayout) -> None:
     held_out = {document.id: document.text for document in read_held_out(prepared.held_out)}
-    trained = {d.text for path in prepared.sources.glob("*.jsonl") if path != prepared.held_out for d in read_documents(path)}
-    assert not trained & set(held_out.values())
+    trained = {document.id for subset in ("prose", "code", "law") for document in Stream(prepared, subset).documents()}
+    assert trained and not trained & set(held_out)
     for row in rows(prepared, "next_identifier"):
         assert row["context"] + row["options"][row["right"]] in held_out[row["document"]]
     for row in rows(prepared, "bits_per_byte"):
@@ -107,7 +107,7 @@ def test_no_held_out_text_no_suite(recipe: Recipe, tmp_path: Path) -> None:
     empty = RunLayout(tmp_path / "empty")
     with pytest.raises(SuiteError, match=r"set data\.held_out above 0"):
         build_suite(recipe, empty)
-    empty.sources.mkdir(parents=True)
+    empty.held_out.parent.mkdir(parents=True)
     empty.held_out.write_text(json.dumps({"id": "a", "subset": "prose", "text": "No code here.\n" * 20}) + "\n")
     with pytest.raises(SuiteError, match=r"'next_identifier'.*needs Python code"):
         build_suite(recipe, empty)

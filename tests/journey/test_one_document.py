@@ -3,13 +3,13 @@ and back again by following receipts. The table "a document walks through" of th
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from machine import TESTS, Machine
 
+from k2.data.document import document_id
 from k2.recipe.load import digest, load_recipe
 from k2.run.layout import checkpoint_name
 from k2.run.receipt import Receipt, check_files, read_receipt
@@ -26,23 +26,18 @@ def lines(machine: Machine, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def sources(machine: Machine) -> Iterator[dict[str, Any]]:
-    with (machine.layout("mini").sources / "prose.jsonl").open() as file:
-        yield from map(json.loads, file)
-
-
 def test_one_document_there_and_back(reference: Machine) -> None:
     layout = reference.layout("mini")
     recipe = load_recipe(str(layout.recipe))
     stage = recipe.stage("stage1")
 
     # 1-4: a line of a file is a document with an id; its text is token ids in one subset's stream
-    [document] = [one for one in sources(reference) if one["text"] == FIRST_PROSE]
+    document = document_id(FIRST_PROSE)
     tokenizer = Tokenizer(layout.tokenizer)
     ids = [*tokenizer.encode(FIRST_PROSE), tokenizer.eos]
 
     # 5, 8: it has a seat, and a step that trained on it; the bytes at that seat are its tokens
-    sights = [s for s in lines(reference, "data", "seen", "mini", "--document", document["id"]) if s["stage"] == "stage1"]
+    sights = [s for s in lines(reference, "data", "seen", "mini", "--document", document) if s["stage"] == "stage1"]
     seen = sights[0]
     rows = np.fromfile(layout.chunk("stage1", seen["chunk"]), np.uint16).reshape(-1, stage.context)
     assert rows[seen["row"], seen["row_start"] : seen["row_end"]].tolist() == ids[seen["token_start"] : seen["token_end"]]
@@ -62,7 +57,7 @@ def test_one_document_there_and_back(reference: Machine) -> None:
     [held] = [c for c in status["checkpoints"] if c["name"] == name]  # type: ignore[attr-defined]
     assert held["obligations"] == dict.fromkeys(("verified", "exported", "evaluated", "published", "shown"), True)
 
-    # and back, by receipts alone: upload -> score -> export -> checkpoint -> chunk -> tokens -> sources -> the line
+    # and back, by receipts alone: upload -> score -> export -> checkpoint -> chunk -> stream -> shard, and the frozen list of files
     published = read_receipt(layout.published(name))
     scores, export = read_receipt(layout.scores(name)), read_receipt(layout.export(name))
     assert follows(published, "scores", scores)
@@ -72,12 +67,15 @@ def test_one_document_there_and_back(reference: Machine) -> None:
     assert follows(checkpoint, "chunks", chunks)
     chunk = read_receipt(layout.chunks("stage1") / f"chunk_{seen['chunk']:03d}.json")
     assert follows(chunks, chunk.name, chunk)
-    tokens = read_receipt(layout.tokens / "prose")
-    assert follows(chunk, "prose", tokens)
-    gathered = read_receipt(layout.sources)
-    assert follows(tokens, "sources", gathered)
-    assert check_files(layout.sources, gathered) == []
-    assert {r.recipe for r in (published, scores, export, checkpoint, chunks, chunk, tokens, gathered)} == {digest(recipe)}
+    stream = read_receipt(layout.stream("prose"))
+    assert follows(chunk, "prose", stream)
+    shard = read_receipt(layout.shard("prose", 0))
+    assert follows(stream, "prose/00000", shard)
+    assert shard.facts["made_from"]["file"] == "prose.jsonl"
+    sources = read_receipt(layout.sources)
+    assert follows(stream, "sources", sources)
+    assert check_files(layout.sources, sources) == []
+    assert {r.recipe for r in (published, scores, export, checkpoint, chunks, chunk, stream, shard, sources)} == {digest(recipe)}
 
     # the upload is what the receipts say, byte for byte
     store = reference.root / "published" / "mini" / name

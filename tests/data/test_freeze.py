@@ -1,17 +1,22 @@
-"""Gathering: what is taken, what is dropped and why, what is held out."""
+"""Freezing and reading: what is taken, what is dropped and why, what is held out."""
 
 import json
+import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from prepared import Prepared, with_subset
 
-from k2.data.document import DataError, document_id, read_documents
-from k2.data.gather import cut_to_bytes, gather, is_held_out, source_file
+from k2.data.build import build
+from k2.data.document import DataError, cut_to_bytes, document_id, is_held_out
+from k2.data.freeze import freeze
 from k2.data.installation import docstrings_of, read_installation
 from k2.data.sources import cut, list_source, read_piece
 from k2.recipe.load import load_recipe
 from k2.recipe.schema import FilesSource, Place, PythonSource
 from k2.run.layout import RunLayout
+from k2.run.receipt import read_receipt
 
 MINI = Path(__file__).parents[1] / "mini.toml"
 BAD_LINES = [
@@ -45,28 +50,55 @@ def bad_recipe(tmp_path):
     (tmp_path / "data" / "prose.jsonl").write_bytes(b"\n".join(BAD_LINES))
     for name in ("code", "law"):
         (tmp_path / "data" / f"{name}.jsonl").write_bytes((MINI.parent / "corpus" / f"{name}.jsonl").read_bytes())
-    return load_recipe(str(MINI), ("data.held_out=0.0",)), Place(data_dir=str(tmp_path / "data")), RunLayout(tmp_path / "run")
+    recipe = with_subset(load_recipe(str(MINI), ("data.held_out=0.0",)), "prose", duplicates="drop")
+    return recipe, Place(data_dir=str(tmp_path / "data")), RunLayout(tmp_path / "run")
+
+
+def built(recipe, place, layout) -> Prepared:
+    build(recipe, place, layout, lambda _: None)
+    return Prepared(recipe, place, layout)
 
 
 def test_bad_lines_are_dropped_each_with_its_reason(bad_recipe):
-    recipe, place, layout = bad_recipe
-    said: list[str] = []
-    count = gather(recipe, place, layout, said.append).facts["subsets"]["prose"]
-    assert count["dropped"] == {"not JSON": 3, "not UTF-8": 1, "no text field": 2, "text is no string": 2, "empty": 1, "not encodable": 1}
+    made = built(*bad_recipe)
+    count = read_receipt(made.layout.stream("prose")).facts
+    reasons = {"not JSON": 3, "not UTF-8": 1, "no text field": 2, "text is no string": 2, "empty": 1, "not encodable": 1}
+    assert count["dropped"] == reasons
     assert (count["documents"], count["duplicates"]) == (2, 1)
-    assert [(d.text, d.source, d.position) for d in read_documents(source_file(layout, "prose"))] == [
+    assert [(d.text, d.source, d.position) for d in made.documents("prose")] == [
         ("good one", "prose.jsonl", 0),
         ("good two", "prose.jsonl", len(b"\n".join(BAD_LINES[:11])) + 1),
     ]
-    assert "dropped: 1 empty, 2 no text field" in said[0]
+    dropped = [json.loads(line) for line in (made.layout.shard("prose", 0) / "dropped.jsonl").open("rb")]
+    assert Counter(one["reason"] for one in dropped) == reasons
+    assert dropped[0] == {"source": "prose.jsonl", "position": len(BAD_LINES[0]) + 1, "reason": "not JSON"}
 
 
-def test_what_was_gathered_is_never_gathered_again(bad_recipe):
+def test_a_file_that_changed_after_the_freeze_is_refused_by_name(bad_recipe):
     recipe, place, layout = bad_recipe
-    first = gather(recipe, place, layout, lambda _: None)
-    for path in Path(place.data_dir).iterdir():
-        path.unlink()
-    assert gather(recipe, place, layout, lambda _: None) == first
+    freeze(recipe, place, layout, lambda _: None)
+    with (Path(place.data_dir) / "law.jsonl").open("ab") as file:
+        file.write(b'{"text": "one more"}\n')
+    with pytest.raises(DataError, match=r"law.jsonl changed since the build began"):
+        build(recipe, place, layout, lambda _: None)
+
+
+def test_what_was_gathered_from_the_installation_is_never_gathered_again(tmp_path):
+    tiny = load_recipe("k2_tiny")
+    data = tiny.data.model_copy(update={"subsets": tuple(s for s in tiny.data.subsets if s.name in {"law", "reference"})})
+    recipe, layout = tiny.model_copy(update={"data": data}), RunLayout(tmp_path / "run")
+    first = freeze(recipe, Place(), layout, lambda _: None)
+    texts = (layout.sources / "law.jsonl").read_bytes()
+    assert first.facts["subsets"]["law"]["duplicates"] > 0
+    assert freeze(recipe, Place(), layout, lambda _: None) == first
+    assert (layout.sources / "law.jsonl").read_bytes() == texts
+
+
+def test_the_same_files_elsewhere_are_the_same_sources(mini, tmp_path):
+    """Times and tags tell this place whether a file changed; they are no part of what the receipt vouches for."""
+    copied = shutil.copytree(mini.place.data_dir, tmp_path / "corpus", copy_function=shutil.copyfile)
+    receipt = freeze(mini.recipe, Place(data_dir=str(copied)), RunLayout(tmp_path / "run"), lambda _: None)
+    assert receipt.digest == read_receipt(mini.layout.sources).digest
 
 
 def test_plain_text_and_source_files_are_one_document_each(tmp_path):
@@ -94,7 +126,7 @@ def test_a_pattern_without_files_says_where_it_looked_and_leaves_nothing(bad_rec
     recipe, place, layout = bad_recipe
     (tmp_path / "data" / "law.jsonl").unlink()
     with pytest.raises(DataError, match=r"source.pattern = 'law.jsonl' names no file in .*data: put the files there"):
-        gather(recipe, place, layout, lambda _: None)
+        freeze(recipe, place, layout, lambda _: None)
     assert not layout.root.exists() or list(layout.root.iterdir()) == []
 
 
@@ -105,7 +137,7 @@ def test_the_text_field_is_chosen_by_name(tmp_path):
 
 def test_held_out_documents_are_in_no_subset_and_follow_from_their_id(mini):
     held_out = [json.loads(line) for line in mini.layout.held_out.open("rb")]
-    trained = {d.id: d for s in mini.recipe.data.subsets for d in read_documents(source_file(mini.layout, s.name))}
+    trained = {d.id: d for s in mini.recipe.data.subsets for d in mini.documents(s.name)}
     assert 15 <= len(held_out) <= 45
     assert {d["subset"] for d in held_out} == {"prose", "code", "law"}
     for document in held_out:
@@ -122,17 +154,8 @@ def test_the_held_out_share_is_about_what_was_asked():
     assert all(is_held_out(i, 1.0) for i in ids)
 
 
-def test_a_text_that_occurs_in_two_subsets_is_taken_once(tmp_path):
-    for name in ("prose", "code", "law"):
-        (tmp_path / f"{name}.jsonl").write_text(f'{{"text": "shared"}}\n{{"text": "only {name}"}}\n')
-    layout = RunLayout(tmp_path / "run")
-    gathered = gather(load_recipe(str(MINI), ("data.held_out=0.0",)), Place(data_dir=str(tmp_path)), layout, lambda _: None)
-    assert [gathered.facts["subsets"][name]["duplicates"] for name in ("prose", "code", "law")] == [0, 1, 1]
-    assert [d.text for d in read_documents(source_file(layout, "law"))] == ["only law"]
-
-
 def test_the_cap_holds_and_cuts_at_a_line(mini):
-    documents = list(read_documents(source_file(mini.layout, "law")))
+    documents = mini.documents("law")
     assert 19_500 < sum(len(d.text.encode()) for d in documents) <= 20_000
     assert all(d.text.endswith("\n") for d in documents)
     assert cut_to_bytes("one\ntwo\n", 6) == "one\n"
