@@ -21,14 +21,13 @@ from prefect.states import Completed, Scheduled
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from flows.deciding import Asked, decide_overdue, note_asked, wake
+from flows.evidence import picture_of
 from flows.prefect_api import server_answers
 from flows.requests import RunName, layout_of
 from flows.run import Run
-from k2.report.incident import incident_picture
 from k2.run.layout import RunLayout
 from k2.run.ledger import IncidentOpened
 from k2.run.plan import decision_of, open_incident
-from k2.run.records import branches
 from k2.watch.asking import Question, question
 from k2.watch.policy import DecisionRefused, decide
 
@@ -123,11 +122,6 @@ def describe(layout: RunLayout, asked: Question, picture: str) -> str:
         f"On a command line: `k2 decide {layout.name} {incident.incident} rollback|continue|abort`.\n\n"
         f"![loss and gradient norm around the incident](data:image/svg+xml;base64,{image})\n"
     )
-
-
-def picture_of(run: Run, incident: IncidentOpened) -> str:
-    facts = run.facts()
-    return incident_picture(run.recipe, facts, branches(run.layout, facts, incident.stage), incident)
 
 
 def _record(run: Run, incident: IncidentOpened, answer: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from flows.evidence import complete_evidence, draw_healed, picture_of
 from flows.progress import Progress
 from flows.run import Run
 from flows.training import Beside, train_segment
@@ -79,9 +80,10 @@ def train(run: Run, action: Train, beside: Beside) -> None:
 
 
 def prune(run: Run) -> None:
-    """Remove the rescue checkpoints that no rollback can want any more."""
+    """After a chunk: remove the rescue checkpoints that no rollback can want any more, and draw what has healed."""
     for name in prunable(run.recipe, run.holdings()):
         remove_folder(run.layout.checkpoint(name))
+    draw_healed(run)
 
 
 def heal(run: Run, action: Heal) -> None:
@@ -91,13 +93,16 @@ def heal(run: Run, action: Heal) -> None:
 
     moment("heal.begin")
     names = abandoned(run.holdings(), action.incident, action.decision)
-    evidence = keep_evidence(run.layout, run.recipe, run.facts(), action.incident, action.decision, names)
+    facts, incident, decision = run.facts(), action.incident, action.decision
+    evidence = keep_evidence(run.layout, run.recipe, facts, incident, decision, names, lambda records: picture_of(run, incident, records))
     moment("heal.kept")
     run.record(IncidentClosed(incident=action.incident.incident, abandoned=tuple(evidence.facts["abandoned"])))
     moment("heal.closed")
     target = action.decision.checkpoint or "the start of the stage"
     back = f" to {target}, data: {action.decision.data}" if action.decision.action == "rollback" else ""
     run.say(f"incident {action.incident.incident:03d}: {action.decision.action}{back}")
+    if run.recipe.spikes.mode != "observe":
+        run.aside.submit(complete_evidence, run)
 
 
 def settle(run: Run, action: Settle) -> Receipt:
@@ -126,6 +131,8 @@ def release(run: Run) -> Receipt:
     from k2.publish.target import resolve_targets
     from k2.report.page import build_page
 
+    draw_healed(run)
+    complete_evidence(run)
     build_page(run.recipe, run.layout, run.facts(), time.time())
     return publish_release(run.recipe, run.layout, resolve_targets(run.place, run.layout))
 

@@ -1,6 +1,7 @@
 """`python -m k2.eval RUN_ROOT`: one process that exports and scores checkpoints as it is asked, one JSON line an answer.
 
-On standard input: `{"id": 1, "duty": "exported" | "evaluated", "checkpoint": "ckpt_003"}`, a line a question; it ends with the input.
+On standard input: `{"id": 1, "duty": "exported" | "evaluated", "checkpoint": "ckpt_003"}`, a line a question
+(with `"incident": 2` for a checkpoint that this incident keeps, whose `window` may be asked for too); it ends with the input.
 On standard output: first `{"ready": true, "seconds": s}`, then `{"id": 1, "ok": true, "receipt": "<folder>"}` or
 `{"id": 1, "ok": false, "error": "...", "permanent": true}`. Whatever libraries print goes to standard error. With `--checkpoint` it
 does both duties for each one named, prints their scores as lines, and ends.
@@ -34,8 +35,9 @@ class Question(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: int
-    duty: Literal["exported", "evaluated"]
+    duty: Literal["exported", "evaluated", "window"]
     checkpoint: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    incident: int | None = Field(default=None, description="whose kept checkpoint it is; none: the run's own")
 
 
 class Ready(BaseModel):
@@ -123,11 +125,22 @@ def _answer(evaluator: "Evaluator", layout: RunLayout, line: str) -> Settled | F
     except ValidationError as error:
         return Failed(id=None, error=f"{line.strip()!r} is no question: {error}", permanent=True)
     try:
-        evaluator.settle(question.checkpoint, question.duty)
+        receipt = _settle(evaluator, layout, question)
     except Exception as error:
         text = f"{question.checkpoint} could not be {question.duty}: {str(error) or type(error).__name__}"
         return Failed(id=question.id, error=text, permanent=isinstance(error, ValueError))
-    return Settled(id=question.id, receipt=str(duty_folder(layout, question.checkpoint, question.duty)))
+    return Settled(id=question.id, receipt=receipt)
+
+
+def _settle(evaluator: "Evaluator", layout: RunLayout, question: Question) -> str:
+    """Do what is asked; the folder of its receipt."""
+    if question.incident is not None:
+        kept = layout.kept(question.incident)
+        return str(evaluator.settle_kept(kept, question.checkpoint, "window" if question.duty == "window" else "exported"))
+    if question.duty == "window":
+        raise ValueError("the duty 'window' is an incident's: name it")
+    evaluator.settle(question.checkpoint, question.duty)
+    return str(duty_folder(layout, question.checkpoint, question.duty))
 
 
 def _score_named(evaluator: "Evaluator", checkpoints: list[str], output: TextIO) -> int:

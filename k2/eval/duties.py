@@ -4,6 +4,7 @@ Enters: a run directory with its tokenizer and suite. Leaves: receipts of export
 libraries, the tokenizer and the tasks, is loaded once.
 """
 
+import json
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, assert_never
@@ -11,8 +12,10 @@ from typing import Literal, assert_never
 from k2.checkpoint.huggingface import export_checkpoint
 from k2.eval.harness import LoadedSuite, load_suite
 from k2.eval.score import score_checkpoint
+from k2.eval.window import LOSSES, ROWS, row_losses
 from k2.recipe.schema import Recipe
-from k2.run.layout import RunLayout
+from k2.run.durable import write_durably
+from k2.run.layout import KeptLayout, RunLayout
 from k2.run.receipt import Receipt
 from k2.tokenizer import Tokenizer, save_huggingface
 
@@ -40,6 +43,15 @@ class Evaluator:
             case "evaluated":
                 return score_checkpoint(self._recipe, self._layout, checkpoint, self._suite, self._tokenizer)
         assert_never(duty)
+
+    def settle_kept(self, layout: KeptLayout, checkpoint: str, duty: Literal["exported", "window"]) -> Path:
+        """Export a checkpoint that an incident keeps, or score the incident's rows with it; the folder that holds the answer."""
+        export_checkpoint(self._recipe, layout, checkpoint, self._write_tokenizer)
+        if duty == "exported":
+            return layout.export(checkpoint)
+        losses = row_losses(layout.export(checkpoint), layout.window / ROWS)
+        write_durably(layout.window / LOSSES, json.dumps(losses).encode())
+        return layout.window
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:

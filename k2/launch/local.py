@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -144,12 +144,14 @@ class Evaluator:
     def log(self) -> Path:
         return self._layout.logs / "evaluator.log"
 
-    def ask(self, duty: Duty, checkpoint: str, timeout_seconds: float = 1800.0) -> EvaluatorAnswer:
-        """Have one duty of one checkpoint done. An evaluator that dies over it is started again, once."""
+    def ask(
+        self, duty: Duty | Literal["window"], checkpoint: str, timeout_seconds: float = 1800.0, incident: int | None = None
+    ) -> EvaluatorAnswer:
+        """Have one duty of one checkpoint done, or of one that an incident keeps. An evaluator that dies over it is started again, once."""
         with self._asking:
             for _ in range(2):
                 try:
-                    return self._answer(duty, checkpoint, timeout_seconds)
+                    return self._answer({"duty": duty, "checkpoint": checkpoint, "incident": incident}, timeout_seconds)
                 except EOFError:
                     self._hang_up()
                 except TimeoutError:
@@ -172,10 +174,10 @@ class Evaluator:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _answer(self, duty: Duty, checkpoint: str, timeout_seconds: float) -> EvaluatorAnswer:
+    def _answer(self, question: dict[str, str | int | None], timeout_seconds: float) -> EvaluatorAnswer:
         line = self._connect()
         self._asked += 1
-        line.say({"id": self._asked, "duty": duty, "checkpoint": checkpoint})
+        line.say({"id": self._asked, **{name: value for name, value in question.items() if value is not None}})
         deadline = time.monotonic() + timeout_seconds
         while True:
             answer = _parse_answer(line.hear(deadline))

@@ -183,6 +183,35 @@ class RunLayout:
     def incidents(self) -> Path:
         return self.root / "incidents"
 
+    def kept(self, number: int) -> "KeptLayout":
+        """The same run with the checkpoints that an incident keeps in place of its own."""
+        return KeptLayout(self.root, number)
+
     @property
     def wandb(self) -> Path:
         return self.root / "wandb"
+
+
+@dataclass(frozen=True)
+class KeptLayout(RunLayout):
+    """A run whose checkpoints and exports are those that its incident `number` keeps as evidence; all else is the run's."""
+
+    number: int
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.incident(self.number) / "kept" / "checkpoints"
+
+    @property
+    def exports(self) -> Path:
+        return self.incident(self.number) / "kept" / "exports"
+
+    @property
+    def window(self) -> Path:
+        """Folder of the rows that the spiked steps were trained on."""
+        return self.incident(self.number) / "window"
+
+    @property
+    def published_evidence(self) -> Path:
+        """Folder of the receipt that says where the evidence was published."""
+        return self.incident(self.number) / "published_evidence"

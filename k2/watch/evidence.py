@@ -1,11 +1,12 @@
 """The evidence of an incident: `incidents/NNN/`, filled in place, its receipt last.
 
-What enters is a decided incident; what leaves is the folder with the records around it, a written summary, and
-the checkpoints that were abandoned with everything that was made of them. Each part may be done already: a call
+What enters is a decided incident; what leaves is the folder with the records around it, a picture, a written summary, the
+checkpoints that were abandoned with everything that was made of them, and links to those that tell the spike: before it, at
+its peak, at the verdict. Each part may be done already: a call
 that was killed anywhere is finished by the next one. K2 released the checkpoints of its spikes (K2 §3.1).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,8 +20,10 @@ from k2.run.moments import moment
 from k2.run.receipt import Receipt, digest_files, find_receipt, now, read_receipt, write_receipt
 from k2.run.records import Branches, StepRecord, accepted_of, branches
 from k2.run.setting_aside import set_aside
+from k2.watch.kept import keep_checkpoints
 from k2.watch.policy import chunk_position, skip_window
 
+PICTURE = "loss.svg"
 _PERSISTENCES_BEFORE = 10  # spikes specification 4.3: the records from 1,000 steps before the onset on
 
 
@@ -35,18 +38,29 @@ class Loss:
 
 
 def keep_evidence(
-    layout: RunLayout, recipe: Recipe, facts: list[Fact], incident: IncidentOpened, decision: IncidentDecided, abandoned: Iterable[str]
+    layout: RunLayout,
+    recipe: Recipe,
+    facts: list[Fact],
+    incident: IncidentOpened,
+    decision: IncidentDecided,
+    abandoned: Iterable[str],
+    picture: Callable[[Branches], str],
 ) -> Receipt:
-    """Complete the incident's folder and give its receipt; its `facts["abandoned"]` names all that was set aside, by earlier calls too."""
+    """Complete the incident's folder and give its receipt; its `facts["abandoned"]` names all that was set aside, by earlier calls too.
+
+    `picture` draws the records as an SVG document.
+    """
     folder = layout.incident(incident.incident)
-    kept = find_receipt(folder)
-    if kept is not None:
-        return kept
+    done = find_receipt(folder)
+    if done is not None:
+        return done
     records = branches(layout, facts, incident.stage)
     loss = _loss(layout, recipe, accepted_of(records, facts, incident.stage), incident, decision)
     _write_records(folder / "records.jsonl", recipe, records, incident)
     names = _set_aside(layout, _aside(folder), abandoned)
-    write_durably(folder / "summary.md", _summary(layout, recipe, incident, decision, names, loss).encode())
+    kept = keep_checkpoints(layout, incident, decision, names, records[incident.attempt])
+    write_durably(folder / PICTURE, picture(records).encode())
+    write_durably(folder / "summary.md", _summary(layout, recipe, incident, decision, names, kept, loss).encode())
     return write_receipt(
         folder / "receipt.json",
         Receipt(
@@ -55,8 +69,8 @@ def keep_evidence(
             recipe=digest(recipe),
             made_at=now(),
             inputs={name: read_receipt(_aside(folder) / name).digest for name in names},
-            facts=_facts(incident, decision, names, loss),
-            files=digest_files(folder, [folder / "records.jsonl", folder / "summary.md"]),
+            facts=_facts(incident, decision, names, kept, loss),
+            files=digest_files(folder, [folder / name for name in ("records.jsonl", PICTURE, "summary.md")]),
         ),
     )
 
@@ -99,16 +113,24 @@ def _set_aside(layout: RunLayout, aside: Path, abandoned: Iterable[str]) -> tupl
     return tuple(names)
 
 
-def _facts(incident: IncidentOpened, decision: IncidentDecided, abandoned: tuple[str, ...], loss: Loss) -> dict[str, object]:
+def _facts(
+    incident: IncidentOpened, decision: IncidentDecided, abandoned: tuple[str, ...], kept: Mapping[str, str], loss: Loss
+) -> dict[str, object]:
     """The numbers for readers, as the receipt holds them."""
     opened = incident.model_dump(exclude={"at", "prev", "fact", "incident"})
     decided = decision.model_dump(exclude={"at", "prev", "fact", "incident"})
     lost = {"steps": loss.steps, "tokens": loss.tokens, "seconds": loss.seconds, "kwh": loss.kwh}
-    return opened | {"decision": decided, "abandoned": list(abandoned), "lost": lost, "opened_at": incident.at}
+    return opened | {"decision": decided, "abandoned": list(abandoned), "kept": dict(kept), "lost": lost, "opened_at": incident.at}
 
 
 def _summary(
-    layout: RunLayout, recipe: Recipe, incident: IncidentOpened, decision: IncidentDecided, names: tuple[str, ...], loss: Loss
+    layout: RunLayout,
+    recipe: Recipe,
+    incident: IncidentOpened,
+    decision: IncidentDecided,
+    names: tuple[str, ...],
+    kept: Mapping[str, str],
+    loss: Loss,
 ) -> str:
     """The incident in a few sentences, for people."""
     e = incident.evidence
@@ -128,6 +150,8 @@ def _summary(
     lines += ["", _decided(recipe, layout, incident, decision), ""]
     if names:
         lines += [f"Set aside: {', '.join(names)}.", ""]
+    if kept:
+        lines += [f"Kept for good: {', '.join(f'{name} ({part})' for part, name in kept.items())}.", ""]
     lines += [
         f"Lost: {loss.steps:,} steps, {loss.tokens:,} tokens, {loss.seconds:,.1f} s, {loss.kwh:.6g} kWh by the recipe's figures.",
         "",

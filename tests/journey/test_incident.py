@@ -1,5 +1,6 @@
 """A spike provoked for real: seen, stopped, gone back from, its data skipped or deferred, and nobody asked."""
 
+import json
 import signal
 
 import pytest
@@ -7,6 +8,7 @@ from machine import LONGER, MINI, Machine
 
 from k2.recipe.load import load_recipe
 from k2.run.ledger import IncidentClosed, IncidentDecided, IncidentOpened, StepsSkipped, read_facts
+from k2.run.receipt import read_receipt
 from k2.watch.keeping import STATE_FILE, detector_at
 
 pytestmark = pytest.mark.slow
@@ -58,11 +60,20 @@ def test_skipped_steps_are_not_trained_and_nothing_else_moves(healed: Machine) -
     assert [c["step"] for c in status["checkpoints"]] == [40, 80, 120, 4]  # type: ignore[attr-defined, index]
 
 
-def test_the_evidence_is_kept(healed: Machine) -> None:
-    folder = healed.layout("mini").incident(1)
+def test_the_evidence_is_kept_and_published(healed: Machine) -> None:
+    layout = healed.layout("mini")
+    folder, kept = layout.incident(1), layout.kept(1)
     assert (folder / "receipt.json").is_file()
     assert "malignant" in (folder / "summary.md").read_text()
-    assert any((folder / "checkpoints").iterdir())
+    parts = read_receipt(folder).facts["kept"]
+    assert set(parts) == {"pre", "verdict", "peak"}
+    assert all((kept.export(name) / "model.safetensors").is_file() for name in parts.values())
+    rows = [json.loads(line) for line in (kept.window / "rows.jsonl").read_text().splitlines()]
+    assert [row["loss"] for row in rows] == sorted((row["loss"] for row in rows), reverse=True)
+    assert all(row["text"] and row["documents"] for row in rows)
+    published = {path.name for path in (healed.root / "published" / "mini").iterdir()}
+    assert {"spike_001", "spike_001_pre", "spike_001_verdict", "spike_001_peak", "ckpt_003"} <= published
+    assert "abandoned" in (folder / "healed.svg").read_text()
 
 
 MOMENTS = (

@@ -10,7 +10,7 @@ import pytest
 from spike_families import TINY, calm, records
 
 from k2.recipe.schema import Recipe
-from k2.run.durable import sweep
+from k2.run.durable import remove_folder, sweep
 from k2.run.holdings import read_holdings
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptStarted, Fact, IncidentDecided, IncidentOpened
@@ -53,7 +53,7 @@ class Scene:
     def heal(self) -> Receipt:
         """As the driver does, after every crash anew."""
         names = abandoned(read_holdings(self.recipe, self.layout, self.facts), self.incident, self.decision)
-        return keep_evidence(self.layout, self.recipe, self.facts, self.incident, self.decision, names)
+        return keep_evidence(self.layout, self.recipe, self.facts, self.incident, self.decision, names, lambda _records: "<svg/>")
 
     def heal_and_die(self, rename: int) -> bool:
         """In a child that is killed at its n-th rename, before it happens. Whether it came so far."""
@@ -91,7 +91,7 @@ def test_the_folder_holds_records_summary_and_what_was_abandoned(scene: Scene) -
     assert receipt.facts["abandoned"] == ASIDE
     assert sorted(receipt.inputs) == ASIDE
     assert check_files(folder, receipt) == []
-    assert [f.path for f in receipt.files] == ["records.jsonl", "summary.md"]
+    assert [f.path for f in receipt.files] == ["loss.svg", "records.jsonl", "summary.md"]
     assert [r.step for r in read_records(folder / "records.jsonl")] == list(range(291 - 120, 306))
     for name in ASIDE:
         kept = folder / "checkpoints" / name
@@ -143,7 +143,7 @@ def test_killed_once_anywhere_it_equals_the_unkilled(scene: Scene, rename: int) 
     assert scene.heal() == receipt
     assert receipt.facts["abandoned"] == ASIDE
     assert receipt.facts["lost"]["steps"] == 35
-    assert [f.path for f in receipt.files] == ["records.jsonl", "summary.md"]
+    assert [f.path for f in receipt.files] == ["loss.svg", "records.jsonl", "summary.md"]
 
 
 def test_going_on_abandons_nothing(scene: Scene) -> None:
@@ -152,3 +152,19 @@ def test_going_on_abandons_nothing(scene: Scene) -> None:
     assert receipt.facts["abandoned"] == []
     assert receipt.facts["lost"]["steps"] == 0
     assert "Decision by ada: continue." in (scene.layout.incident(1) / "summary.md").read_text()
+
+
+def test_what_tells_the_spike_is_held_by_links_that_no_retention_removes(scene: Scene) -> None:
+    receipt = scene.heal()
+    assert receipt.facts["kept"] == {
+        "pre": scene.decision.checkpoint,
+        "verdict": "rescue_stage1_000305",
+        "peak": "rescue_stage1_000300",
+    }
+    kept = scene.layout.kept(1)
+    for name in receipt.facts["kept"].values():
+        assert check_files(kept.checkpoint(name), read_receipt(kept.checkpoint(name))) == []
+    weights = kept.checkpoint(scene.decision.checkpoint) / "weights.bin"
+    assert weights.stat().st_nlink == 2  # it takes no room
+    remove_folder(scene.layout.checkpoint(scene.decision.checkpoint))
+    assert check_files(kept.checkpoint(scene.decision.checkpoint), read_receipt(kept.checkpoint(scene.decision.checkpoint))) == []
