@@ -13,6 +13,7 @@ from pathlib import Path
 from k2.data.document import DataError, Dropped, Found
 from k2.data.installation import read_installation
 from k2.data.read import FileReader, find_format
+from k2.data.remote import open_remote
 from k2.data.store import FolderStore, SourceFile, Store
 from k2.recipe.schema import FilesSource, Place, PythonSource, Source
 
@@ -76,8 +77,16 @@ def read_one(source: Source, place: Place, name: str, position: int) -> Found | 
 
 
 def open_store(source: FilesSource, place: Place) -> Store:
-    """Where the source's files lie."""
-    return FolderStore(Path(place.data_dir))
+    """Where the source's files lie. `DataError` when the place does not let recipes read from there."""
+    if "://" not in source.pattern:
+        return FolderStore(Path(place.data_dir))
+    if not any(source.pattern.startswith(beginning.rstrip("/") + "/") for beginning in place.read_from):
+        allowed = ", ".join(place.read_from) or "no address"
+        raise DataError(
+            f"source.pattern = {source.pattern!r} may not be read here: the place allows {allowed}; "
+            "have its beginning added to the place's read_from, or copy the files into the place's data folder"
+        )
+    return open_remote(source.pattern)
 
 
 def _reader(source: FilesSource, place: Place) -> FileReader:

@@ -68,10 +68,13 @@ class PythonSource(Part):
 
 
 class FilesSource(Part):
-    """Files of the place's data folder: `.jsonl` with a text field, or plain text, one document a file."""
+    """Files of the place's data folder, of a bucket or of the Hub.
+
+    By their names: `.jsonl` (also `.gz`, `.zst`) and `.parquet` hold many documents, any other file is one.
+    """
 
     kind: Literal["files"] = "files"
-    pattern: str = Field(description="glob, relative to the place's data folder")
+    pattern: str = Field(description="glob: relative to the place's data folder, or s3://bucket/..., or hf://datasets/owner/name/...")
     text_field: str = Field(default="text", description="the member that holds the text; `a.b` is the member b of the member a")
     max_document_bytes: Count = Field(
         default=16 << 20, description="a longer line or file is dropped and counted, and never held in memory"
@@ -363,6 +366,9 @@ class Place(Part):
     threads_per_rank: Count = 1
     evaluator_niceness: Annotated[int, Field(ge=0, le=19)] = 10
     data_dir: str = Field(default=".", description="folder under which `files` sources and tokenizers lie")
+    read_from: tuple[str, ...] = Field(
+        default=("s3://", "hf://"), description="beginnings of the addresses that `files` sources may be read from; () allows none"
+    )
     publish_to: tuple[str, ...] = Field(
         default=("file://{runs_dir}/../published/{run}",), description="file://, s3:// or hf:// targets; {run} and {runs_dir} are filled in"
     )

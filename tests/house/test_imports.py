@@ -25,9 +25,9 @@ ONLY = {
 LIBRARIES = {
     "torch": ("k2/model/", "k2/train/", "k2/checkpoint/", "k2/eval/"),
     "prefect": ("flows/",),
-    "boto3": ("k2/publish/",),
-    "botocore": ("k2/publish/",),
-    "huggingface_hub": ("k2/publish/",),
+    "boto3": ("k2/publish/", "k2/data/remote.py"),
+    "botocore": ("k2/publish/", "k2/data/remote.py"),
+    "huggingface_hub": ("k2/publish/", "k2/data/remote.py"),
     "wandb": ("k2/watch/wandb_sink.py",),
     "deepspeed": ("k2/train/",),
     "transformers": ("k2/checkpoint/", "k2/eval/"),

@@ -1,19 +1,11 @@
-"""A run to publish, and the servers to publish it to, with their endpoints and credentials in the environment."""
+"""A run to publish, and a bucket to publish it to."""
 
 import logging
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "servers"))
-
-import s3_server
-from hub_server import TOKEN, HubServer
 from laid_run import Run
-from s3_server import S3Server
 
 from k2.publish.target import S3Target
 
@@ -23,53 +15,12 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path / "runs")
 
 
-@pytest.fixture(scope="session")
-def s3_process() -> Iterator[S3Server]:
-    if reason := s3_server.why_not():
-        pytest.skip(reason)
-    with S3Server() as server:
-        yield server
-
-
-@pytest.fixture
-def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """The S3 server, with its endpoint and keys in the environment."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_process.url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.ACCESS_KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.SECRET_KEY)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    return s3_process
-
-
-@pytest.fixture
-def client(s3: S3Server) -> Any:
-    """A client of the tests' own, to look into the store and to disturb it."""
-    import boto3
-    from botocore.config import Config
-
-    config = Config(signature_version="s3v4", s3={"addressing_style": "path"}, retries={"total_max_attempts": 2})
-    keys = {"aws_access_key_id": s3_server.ACCESS_KEY, "aws_secret_access_key": s3_server.SECRET_KEY}
-    return boto3.session.Session().client("s3", endpoint_url=s3.url, region_name="us-east-1", config=config, **keys)
-
-
 @pytest.fixture
 def bucket(client: Any, request: pytest.FixtureRequest) -> S3Target:
     """A new bucket for this test, and a prefix in it."""
     name = f"k2-{abs(hash(request.node.nodeid)) % 10**12}"
     client.create_bucket(Bucket=name)
     return S3Target(name, "models/mini-1")
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """A Hub on loopback, with its endpoint and token in the environment."""
-    with HubServer() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        yield server
 
 
 @pytest.fixture

@@ -118,6 +118,7 @@ class HubServer:
         """The answer to one request; None to close the connection without any."""
         path = urllib.parse.urlsplit(url).path
         request = f"{method} {path}"
+        recursive = "?recursive" if "recursive=true" in url.lower() else ""
         with self._lock:
             self.requests.append(request)
             fault = self._next_fault(request)
@@ -126,7 +127,7 @@ class HubServer:
             if not path.startswith("/upload/") and headers.get("Authorization") != f"Bearer {TOKEN}":
                 return _error(401, "Unauthorized", "Invalid credentials in Authorization header")
             for pattern, route in ROUTES:
-                if match := re.fullmatch(pattern, request):
+                if match := re.fullmatch(pattern, request + recursive):
                     return route(self, [urllib.parse.unquote(group or "") for group in match.groups()], body, headers)
             return _error(404, "NotFound", f"no route for {request}")
 
@@ -196,6 +197,11 @@ def _at_revision(route: Callable[[HubServer, str, dict[str, StoredFile], list[st
     return found
 
 
+def _newest(hub: HubServer, groups: list[str], body: bytes, headers: Any) -> Answer:
+    answer: Answer = _revision(hub, [groups[0], "main"], body, headers)
+    return answer
+
+
 @_at_revision
 def _revision(hub: HubServer, commit: str, tree: dict[str, StoredFile], groups: list[str], body: bytes, headers: Any) -> Answer:
     siblings = [{"rfilename": path} for path in sorted(tree)]
@@ -216,7 +222,24 @@ def _refs(hub: HubServer, groups: list[str], body: bytes, headers: Any) -> Answe
 
 @_at_revision
 def _tree(hub: HubServer, commit: str, tree: dict[str, StoredFile], groups: list[str], body: bytes, headers: Any) -> Answer:
-    return _json([_entry(path, file) for path, file in sorted(tree.items())])
+    """The files of a folder (third group), and its folders; with `?recursive` those of all folders in it."""
+    folder, recursive = groups[2].strip("/"), groups[3]
+    below = {path: file for path, file in tree.items() if not folder or path.startswith(f"{folder}/")}
+    if folder and not below:
+        return _error(404, "EntryNotFound", "Entry not found")
+    entries = {
+        path: _entry(path, file) for path, file in below.items() if recursive or path.count("/") == len(folder and folder.split("/"))
+    }
+    for path in below:
+        for parent in _folders(path):
+            if len(parent) > len(folder) and (recursive or parent.count("/") == len(folder and folder.split("/"))):
+                entries[parent] = {"type": "directory", "path": parent, "size": 0, "oid": hashlib.sha1(parent.encode()).hexdigest()}
+    return _json([entries[path] for path in sorted(entries)])
+
+
+def _folders(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _entry(path: str, file: StoredFile) -> dict[str, Any]:
@@ -318,7 +341,13 @@ def _resolve(hub: HubServer, commit: str, tree: dict[str, StoredFile], groups: l
     return Answer(200, file.content, about)
 
 
-_REPOSITORY = r"/api/models/([^/]+/[^/]+)"
+@_at_revision
+def _paths(hub: HubServer, commit: str, tree: dict[str, StoredFile], groups: list[str], body: bytes, headers: Any) -> Answer:
+    asked = urllib.parse.parse_qs(body.decode())["paths"]
+    return _json([_entry(path, tree[path]) for path in asked if path in tree])
+
+
+_REPOSITORY = r"/api/(?:models|datasets)/([^/]+/[^/]+)"
 ROUTES: list[tuple[str, Any]] = [
     (r"POST /api/repos/create", _create),
     (r"POST /api/validate-yaml", lambda *_: _json({"errors": [], "warnings": []})),
@@ -326,14 +355,16 @@ ROUTES: list[tuple[str, Any]] = [
     (rf"POST {_REPOSITORY}/tag/([^/]+)", _tag),
     (rf"DELETE {_REPOSITORY}/tag/([^/]+)", _delete_tag),
     (rf"GET {_REPOSITORY}/refs", _refs),
+    (rf"GET {_REPOSITORY}", _newest),
     (rf"GET {_REPOSITORY}/revision/([^/]+)", _revision),
-    (rf"GET {_REPOSITORY}/tree/([^/]+)", _tree),
+    (rf"GET {_REPOSITORY}/tree/([^/?]+)(/[^?]*)?(\?recursive)?", _tree),
+    (rf"POST {_REPOSITORY}/paths-info/([^/]+)", _paths),
     (rf"POST {_REPOSITORY}/preupload/([^/]+)", _preupload),
     (rf"POST {_REPOSITORY}/commit/([^/]+)", _commit),
     (r"POST /[^/]+/[^/]+\.git/info/lfs/objects/batch", _lfs_batch),
     (r"PUT /upload/([0-9a-f]{64})(?:/(\d+))?", _upload),
     (r"POST /upload/([0-9a-f]{64})/complete", _complete),
-    (r"(?:GET|HEAD) /([^/]+/[^/]+)/resolve/([^/]+)/(.+)", _resolve),
+    (r"(?:GET|HEAD) /(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", _resolve),
 ]
 
 
