@@ -30,7 +30,7 @@ def _layer(checkpoint: Path, index: int, prefix: str) -> dict[str, Tensor]:
     found = sorted((checkpoint / STATE).glob(f"layer_{index:02d}-model_*-model_states.pt"))
     if not found:
         raise BrokenOutput(
-            f"{checkpoint / STATE} has no file of layer {index}: checkpoint {checkpoint.name} is damaged or of another model; "
+            f"{checkpoint / STATE} has no file of layer_{index:02d}: checkpoint {checkpoint.name} is damaged or of another model; "
             "verify it and use another one"
         )
     slices = [torch.load(path, map_location="cpu", weights_only=True) for path in found]

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from k2.model.backend import Backend
 from k2.model.llama import DecoderBlock, Embedding, FinalNorm, Head, Shape
 from k2.model.parallel import ALONE, TensorRanks
-from k2.recipe.schema import Model, Recipe, Stage
+from k2.recipe.schema import AttentionSpan, Model, Recipe, Stage
 
 CUT_AT = "type:DecoderBlock"  # pipeline stages hold equally many blocks; embedding comes first, norm and head last
 
@@ -42,14 +43,14 @@ class PlainLlama(nn.Module):
         return x
 
 
-def layer_list(recipe: Recipe, stage: Stage, ranks: TensorRanks = ALONE) -> list[LayerSpec]:
+def layer_list(recipe: Recipe, stage: Stage, ranks: TensorRanks = ALONE, backend: Backend = "sdpa") -> list[LayerSpec]:
     """The layers of the recipe's model as `stage` trains it; of each layer the slices of this one of `ranks`."""
-    return _specs(Shape(recipe.model, stage.rope_base, recipe.seed, ranks, recipe.layout.recompute))
+    return _specs(Shape(recipe.model, stage.rope_base, recipe.seed, ranks, recipe.layout.recompute, stage.attention_span, backend))
 
 
-def build_plain(model: Model, rope_base: float, seed: int = 0) -> PlainLlama:
+def build_plain(model: Model, rope_base: float, seed: int = 0, span: AttentionSpan = "row", backend: Backend = "sdpa") -> PlainLlama:
     """The whole model in this process, freshly drawn from `seed`."""
-    return PlainLlama(_specs(Shape(model, rope_base, seed)))
+    return PlainLlama(_specs(Shape(model, rope_base, seed, span=span, backend=backend)))
 
 
 def layer_prefixes(model: Model) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ same model.
 
 Shapes: B samples, T positions, D width, H heads, K head width, F MLP width, V vocabulary rows. With n tensor ranks
 H, F and V are a rank's n-th part of the model's; with sequence parallelism a stream is [T/n, B, D] (see `parallel`).
+Where attention is kept to documents, what runs from layer to layer is the stream and where each document begins.
 """
 
 import hashlib
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from k2.model.attention import causal_attention, rotate
+from k2.model.attention import attention_in_documents, causal_attention, document_starts, rotate
+from k2.model.backend import Backend
 from k2.model.parallel import ALONE, IGNORED, TensorRanks, column_parallel, row_parallel, summed, vocabulary_parallel_loss
 from k2.model.split import split_dimension
-from k2.recipe.schema import Model, Recompute
+from k2.recipe.schema import AttentionSpan, Model, Recompute
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Shape:
     seed: int
     ranks: TensorRanks = ALONE
     recompute: Recompute = "none"
+    span: AttentionSpan = "row"
+    backend: Backend = "sdpa"
 
     @property
     def output_std(self) -> float:
@@ -41,14 +45,21 @@ class Shape:
         return self.model.init_std / math.sqrt(2 * self.model.layers)
 
 
+Stream = Tensor | tuple[Tensor, Tensor]  # x, or x and starts_BT
+
+
 class Embedding(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         model = shape.model
-        self.ranks = shape.ranks
+        self.ranks, self.span = shape.ranks, shape.span
         self.weight = _drawn(shape, "embed", "embed_tokens", (model.vocab_rows, model.hidden), model.init_std)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
+    def forward(self, tokens_BT: Tensor) -> Stream:
+        x = self._embedded(tokens_BT)
+        return (x, document_starts(tokens_BT)) if self.span == "document" else x
+
+    def _embedded(self, tokens_BT: Tensor) -> Tensor:
         if self.ranks.size == 1:
             return functional.embedding(tokens_BT, self.weight)
         rows = (tokens_BT.T if self.ranks.sequence_parallel else tokens_BT) - self.ranks.rank * self.weight.shape[0]
@@ -72,6 +83,9 @@ class RMSNorm(nn.Module):
 class FinalNorm(RMSNorm):
     """The norm before the head: a class of its own, as the pipeline is cut by class name."""
 
+    def forward(self, stream: Stream) -> Tensor:
+        return super().forward(stream if isinstance(stream, Tensor) else stream[0])
+
 
 class Projection(nn.Module):
     """A matrix without bias, or this rank's slice of it: what multiplies is `column_parallel` or `row_parallel`."""
@@ -85,18 +99,25 @@ class SelfAttention(nn.Module):
     def __init__(self, shape: Shape, name: str) -> None:
         super().__init__()
         model, square = shape.model, (shape.model.hidden, shape.model.hidden)
-        self.head_width, self.rope_base, self.ranks = model.head_width, shape.rope_base, shape.ranks
+        self.head_width, self.rope_base, self.ranks, self.backend = model.head_width, shape.rope_base, shape.ranks, shape.backend
         self.q_proj = Projection(shape, name, "q_proj", square, model.init_std)
         self.k_proj = Projection(shape, name, "k_proj", square, model.init_std)
         self.v_proj = Projection(shape, name, "v_proj", square, model.init_std)
         self.o_proj = Projection(shape, name, "o_proj", square, shape.output_std)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, starts_BT: Tensor | None = None) -> Tensor:
         weights = (self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
         q, k, v = (self._heads(y) for y in column_parallel(x, weights, self.ranks))
-        mixed_BTHK = causal_attention(rotate(q, self.rope_base), rotate(k, self.rope_base), v)
+        mixed_BTHK = self._mixed(q, k, v, starts_BT)
         mixed = mixed_BTHK.transpose(0, 1) if self.ranks.sequence_parallel else mixed_BTHK
         return row_parallel(mixed.flatten(-2), self.o_proj.weight, self.ranks)
+
+    def _mixed(self, q_BTHK: Tensor, k_BTHK: Tensor, v_BTHK: Tensor, starts_BT: Tensor | None) -> Tensor:
+        if starts_BT is None:
+            return causal_attention(rotate(q_BTHK, self.rope_base), rotate(k_BTHK, self.rope_base), v_BTHK, self.backend)
+        positions_BT = torch.arange(starts_BT.shape[1], device=starts_BT.device) - starts_BT
+        q, k = (rotate(x, self.rope_base, positions_BT) for x in (q_BTHK, k_BTHK))
+        return attention_in_documents(q, k, v_BTHK, starts_BT)
 
     def _heads(self, y: Tensor) -> Tensor:
         """[B, T, H, K] of a projection's output."""
@@ -132,11 +153,17 @@ class DecoderBlock(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape)
         self.mlp = SwiGLU(shape, f"block{number}")
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _recomputed(self._block, x) if self.recompute == "full" else self._block(x)
+    def forward(self, stream: Stream) -> Stream:
+        if isinstance(stream, Tensor):
+            return self._layer(stream)
+        x, starts_BT = stream
+        return self._layer(x, starts_BT), starts_BT
 
-    def _block(self, x: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x))
+    def _layer(self, *inputs: Tensor) -> Tensor:
+        return _recomputed(self._block, *inputs) if self.recompute == "full" else self._block(*inputs)
+
+    def _block(self, x: Tensor, *starts_BT: Tensor) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), *starts_BT)
         output: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return output
 

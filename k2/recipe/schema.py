@@ -15,6 +15,9 @@ from k2.recipe.spikes import Spikes
 NUM_CODE_TOKENS = 18  # K2 §2: the StarCoder tokens appended to LLaMA's 32,000
 TOKENS_LIMIT = 65_536  # token ids are stored as uint16
 
+END_OF_DOCUMENT = 2  # LLaMA's end of a sentence, which every tokenizer of a recipe keeps
+
+AttentionSpan = Literal["row", "document"]
 Recompute = Literal["none", "selective", "full"]
 
 
@@ -154,6 +157,10 @@ class Stage(Part):
     micro_batch_samples: Count = Field(description="samples of one micro-batch on one data rank")
     schedule: Schedule
     mix: tuple[MixEntry, ...]
+    attention_span: AttentionSpan = Field(
+        default="row",
+        description="what a position sees of its row: everything before it (K2), or its own document, whose positions then begin at 0",
+    )
     unpublished_tokens: NonNegative = Field(default=0.0, description="tokens of the mix whose source was never published")
 
     @property
@@ -363,6 +370,9 @@ class Place(Part):
     """Where a run happens. Never part of the digest."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: Literal["auto", "flash", "cudnn", "sdpa"] = Field(
+        default="auto", description="code of attention: flash-attn, cuDNN or torch's own; auto takes the fastest known for the device"
+    )
     threads_per_rank: Count = 1
     evaluator_niceness: Annotated[int, Field(ge=0, le=19)] = 10
     data_dir: str = Field(default=".", description="folder under which `files` sources and tokenizers lie")

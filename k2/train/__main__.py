@@ -53,7 +53,7 @@ def train(arguments: argparse.Namespace) -> None:
     connect(recipe, place)
     together(lambda: check_segment(segment))
     reader = together(lambda: SampleReader(recipe, layout, stage, facts))
-    engine = Engine(recipe, stage)
+    engine = Engine(recipe, stage, place)
     with ExitStack() as files:
         loop = Loop(segment, engine, reader, _open_records(segment, files), _detector(segment, facts))
         _say(f"attempt {segment.attempt} trains {stage.name} from step {segment.first_step} of {stage.steps}")

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from k2.model.backend import Backend, choose_backend, this_machine
 from k2.model.layers import CUT_AT, layer_list
 from k2.model.llama import mean_loss
 from k2.recipe.schema import Place, Recipe, Stage
@@ -26,6 +27,7 @@ from k2.train.deepspeed_json import deepspeed_json
 from k2.train.optimizer import adamw, parameter_groups
 from k2.train.tensor import held_by_all, sum_copied_gradients, tensor_ranks
 
+THIS_MACHINE = Place()
 MicroBatch = tuple[Tensor, Tensor]  # token ids and labels, each [B, T]
 
 
@@ -53,8 +55,9 @@ def connect(recipe: Recipe, place: Place) -> None:
 class Engine:
     """One rank's share of the model in training. Every method is called by all ranks together."""
 
-    def __init__(self, recipe: Recipe, stage: Stage) -> None:
-        self._engine = _initialize(recipe, stage)
+    def __init__(self, recipe: Recipe, stage: Stage, place: Place = THIS_MACHINE) -> None:
+        backend = choose_backend(recipe, place, this_machine(os.environ["DS_ACCELERATOR"]))
+        self._engine = _initialize(recipe, stage, backend)
         _assert_traps(self._engine, recipe)
 
     @property
@@ -128,7 +131,7 @@ def _import_muon_uncompiled() -> None:
         compiler.compile = usual
 
 
-def _initialize(recipe: Recipe, stage: Stage) -> Any:
+def _initialize(recipe: Recipe, stage: Stage, backend: Backend) -> Any:
     import deepspeed
     from deepspeed.pipe import LayerSpec, PipelineModule
     from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
@@ -139,7 +142,7 @@ def _initialize(recipe: Recipe, stage: Stage) -> Any:
     ranks = tensor_ranks(topology, layout)
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its settings
         module = PipelineModule(
-            layers=[LayerSpec(spec.kind, *spec.arguments) for spec in layer_list(recipe, stage, ranks)],
+            layers=[LayerSpec(spec.kind, *spec.arguments) for spec in layer_list(recipe, stage, ranks, backend)],
             topology=topology,
             loss_fn=partial(mean_loss, ranks=ranks),
             partition_method=CUT_AT,

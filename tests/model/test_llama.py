@@ -7,30 +7,13 @@ import math
 
 import pytest
 import torch
+from hugging_face import hugging_face_llama
 
-from k2.model.attention import rotate
 from k2.model.layers import build_plain, layer_prefixes, set_weights, weights_of
 from k2.model.llama import IGNORED, mean_loss, next_tokens
 from k2.recipe.schema import Model
 
 SMALL = Model(layers=2, hidden=32, ffn=88, heads=4, vocab_rows=97)
-
-
-def hugging_face_llama(model: Model, rope_base: float, context: int) -> torch.nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=model.vocab_rows,
-        hidden_size=model.hidden,
-        intermediate_size=model.ffn,
-        num_hidden_layers=model.layers,
-        num_attention_heads=model.heads,
-        rms_norm_eps=model.norm_eps,
-        max_position_embeddings=context,
-        rope_parameters={"rope_type": "default", "rope_theta": rope_base},
-        tie_word_embeddings=False,
-    )
-    return LlamaForCausalLM(config).eval()
 
 
 @pytest.mark.parametrize(("rope_base", "context"), [(10_000.0, 64), (500_000.0, 256)])
@@ -49,19 +32,6 @@ def test_the_rope_base_matters():
     with torch.no_grad():
         near, far = (build_plain(SMALL, base, seed=3)(tokens_BT) for base in (10_000.0, 500_000.0))
     assert (near - far).abs().max() > 1e-5
-
-
-def test_rope_keeps_its_angles_in_bfloat16():
-    x_BTHK = torch.zeros(1, 8192, 1, 128, dtype=torch.bfloat16)
-    x_BTHK[..., 0] = 1.0  # the fastest pair: its angle at position p is p radians
-    turned = rotate(x_BTHK, 10_000.0)
-    assert turned.dtype == torch.bfloat16
-    assert turned[0, 8191, 0, 0].item() == pytest.approx(math.cos(8191), abs=4e-3)
-    assert turned[0, 8191, 0, 64].item() == pytest.approx(math.sin(8191), abs=4e-3)
-
-
-def test_rope_is_no_part_of_the_state():
-    assert not list(build_plain(SMALL, 10_000.0).buffers())
 
 
 def test_attention_looks_back_only():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from k2.model.layers import PlainLlama, build_plain, weights_of
-from k2.recipe.schema import Optimizer, Recipe, Stage
+from k2.recipe.schema import END_OF_DOCUMENT, Optimizer, Recipe, Stage
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,17 @@ class Moments:
 
 
 def synthetic_samples(recipe: Recipe, stage: Stage) -> Callable[[int], NDArray[np.uint16]]:
-    """Rows that a model can learn: counting with noise, from the step's number."""
+    """Rows that a model can learn: counting with noise, from the step's number; in documents of eleven where the stage keeps to them."""
 
     def read(step: int) -> NDArray[np.uint16]:
         random = np.random.default_rng(step)
         start = random.integers(0, recipe.model.vocab_rows, size=(stage.batch_samples, 1))
         rows = start + np.arange(stage.context) * random.integers(1, 5, size=(stage.batch_samples, 1))
         noise = random.integers(0, recipe.model.vocab_rows, size=rows.shape)
-        return (np.where(random.random(rows.shape) < 0.1, noise, rows) % recipe.model.vocab_rows).astype(np.uint16)
+        rows = np.where(random.random(rows.shape) < 0.1, noise, rows) % recipe.model.vocab_rows
+        if stage.attention_span == "document":
+            rows[:, 7::11] = END_OF_DOCUMENT
+        return rows.astype(np.uint16)
 
     return read
 
@@ -44,7 +47,7 @@ def train_plain(
     recipe: Recipe, stage: Stage, rates: list[float], read: Callable[[int], NDArray[np.uint16]]
 ) -> tuple[Curve, dict[str, Tensor]]:
     """The curve of len(rates) steps, and the weights that remain. In bf16 masters, moments and accumulated gradients are fp32."""
-    model = build_plain(recipe.model, stage.rope_base, recipe.seed)
+    model = build_plain(recipe.model, stage.rope_base, recipe.seed, stage.attention_span)
     if recipe.layout.precision == "bf16":
         model.bfloat16()
     masters = [p.detach().float().clone() for p in model.parameters()]

@@ -34,6 +34,7 @@ class Scenario:
     precision: str
     stage: str = "stage1"
     recompute: str = "none"
+    span: str = "row"
     steps: int = 4
 
     def degree(self, axis: str) -> int:
@@ -48,6 +49,7 @@ class Scenario:
             f"layout.sequence_parallel={str(self.layout.endswith('sp')).lower()}",
             f'layout.precision="{self.precision}"',
             f'layout.recompute="{self.recompute}"',
+            f'stages.stage1.attention_span="{self.span}"',
             "stages.stage1.micro_batch_samples=1",
             "stages.stage2.batch_samples=4",
             "optimizer.clip=0.5",
@@ -55,7 +57,7 @@ class Scenario:
 
     @property
     def name(self) -> str:
-        return "_".join((self.layout, self.precision, self.stage, self.recompute))
+        return "_".join((self.layout, self.precision, self.stage, self.recompute, self.span))
 
 
 def in_both(*layouts: str) -> list[Scenario]:
@@ -67,6 +69,7 @@ TWO = in_both("pp2", "dp2", "tp2", "tp2sp")
 TWO += [Scenario("pp2", "fp32", "stage2")]  # another context, RoPE base and schedule
 TWO += [Scenario("tp2sp", "bf16", recompute=kind) for kind in ("selective", "full")]
 FOUR = in_both("pp2tp2sp", "pp2dp2", "dp2tp2sp")
+FOUR += [Scenario("pp2tp2sp", "fp32", recompute="full", span="document")]
 WORLDS = {1: ONE, 2: TWO, 4: FOUR}
 
 
@@ -81,10 +84,10 @@ def trained(tmp_path_factory) -> Path:
 
 
 @cache
-def plain(precision: str, stage: str, steps: int) -> tuple[Curve, dict[str, torch.Tensor]]:
+def plain(precision: str, stage: str, span: str, steps: int) -> tuple[Curve, dict[str, torch.Tensor]]:
     """What a single process makes of the same model and samples."""
     torch.set_num_threads(1)
-    recipe = load_recipe(MINI, Scenario("pp1", precision).overrides)
+    recipe = load_recipe(MINI, Scenario("pp1", precision, span=span).overrides)
     trained_stage = recipe.stage(stage)
     rates = [learning_rate(trained_stage.schedule, step, trained_stage.steps) for step in range(1, steps + 1)]
     return train_plain(recipe, trained_stage, rates, synthetic_samples(recipe, trained_stage))
@@ -101,7 +104,7 @@ def named(scenarios: list[Scenario]) -> pytest.MarkDecorator:
 
 @named(ONE + TWO + FOUR)
 def test_layouts_agree_with_a_plain_loop(trained, scenario):
-    expected, weights = plain(scenario.precision, scenario.stage, scenario.steps)
+    expected, weights = plain(scenario.precision, scenario.stage, scenario.span, scenario.steps)
     curve = Curve(**json.loads((trained / scenario.name / "curve.json").read_text()))
     assert curve.losses == pytest.approx(expected.losses, abs=LOSS_TOLERANCE[scenario.precision])
     assert curve.grad_norms == pytest.approx(expected.grad_norms, rel=NORM_TOLERANCE[scenario.precision])
@@ -124,4 +127,4 @@ def test_what_tensor_ranks_hold_in_common_stays_common(trained, scenario):
 
 def test_the_reference_clips_in_these_scenarios():
     """Otherwise the comparison would not see a trainer that never clips."""
-    assert min(plain("fp32", "stage1", 4)[0].grad_norms) > load_recipe(MINI, ONE[0].overrides).optimizer.clip
+    assert min(plain("fp32", "stage1", "row", 4)[0].grad_norms) > load_recipe(MINI, ONE[0].overrides).optimizer.clip
