@@ -108,7 +108,10 @@ def _documents(task: EncodePiece) -> Iterator[Document | Dropped]:
 def _commit(task: EncodePiece | EncodeBeginning, made_from: dict[str, object], documents: Iterable[Document | Dropped]) -> EncodedShard:
     layout = RunLayout(task.root)
     with durable_folder(layout.shard(task.subset.name, task.shard)) as folder:
-        facts = _write(task, folder, documents, _tokenizer(layout.tokenizer))
+        with ShardWriter(folder) as shard:
+            for batch in _batches(documents):
+                _write(shard, task, batch, _tokenizer(layout.tokenizer))
+        facts = shard.facts()
         sort_ids(folder)
         receipt = Receipt(
             kind="shard",
@@ -121,20 +124,18 @@ def _commit(task: EncodePiece | EncodeBeginning, made_from: dict[str, object], d
     return EncodedShard(task.subset.name, task.shard, sealed.digest, facts)
 
 
-def _write(task: EncodePiece | EncodeBeginning, folder: Path, documents: Iterable[Document | Dropped], tokenizer: Tokenizer) -> ShardFacts:
-    """Write the documents batch by batch; what is held out or dropped stands where it was found among them."""
-    with ShardWriter(folder) as shard:
-        for batch in _batches(documents):
-            trained = [d for d in batch if isinstance(d, Document) and not is_held_out(d.id, task.recipe.data.held_out)]
-            encoded = iter(_encode(tokenizer, task.recipe, task.subset, trained))
-            for document in batch:
-                if isinstance(document, Dropped):
-                    shard.drop(document)
-                elif is_held_out(document.id, task.recipe.data.held_out):
-                    shard.hold_out(document)
-                else:
-                    shard.add(document, task.file, *next(encoded))
-        return shard.facts()
+def _write(shard: ShardWriter, task: EncodePiece | EncodeBeginning, batch: list[Document | Dropped], tokenizer: Tokenizer) -> None:
+    """Write a batch of documents, each to where it belongs. What a cap cuts was chosen for training as a whole."""
+    share = task.recipe.data.held_out if isinstance(task, EncodePiece) else 0.0
+    trained = [d for d in batch if isinstance(d, Document) and not is_held_out(d.id, share)]
+    encoded = iter(_encode(tokenizer, task.recipe, task.subset, trained))
+    for document in batch:
+        if isinstance(document, Dropped):
+            shard.drop(document)
+        elif is_held_out(document.id, share):
+            shard.hold_out(document)
+        else:
+            shard.add(document, task.file, *next(encoded))
 
 
 def _batches(documents: Iterable[Document | Dropped]) -> Iterator[list[Document | Dropped]]:

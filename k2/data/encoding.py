@@ -17,6 +17,8 @@ from k2.recipe.schema import Recipe, Subset
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, find_receipt
 
+_LINES = 20  # of progress
+
 
 @dataclass
 class _Work:
@@ -64,11 +66,11 @@ def encode_all(
 
 
 def _encode(tasks: Sequence[EncodePiece], engine: Engine, progress: Callable[[str], None]) -> list[EncodedShard]:
-    """Encode the pieces, saying how far it is at every hundredth of them."""
+    """Encode the pieces, saying how far it is where there are many."""
     finished: list[EncodedShard] = []
     for shard in engine.map(encode_piece, tasks):
         finished.append(shard)
-        if len(finished) * 100 // len(tasks) > (len(finished) - 1) * 100 // len(tasks) and len(tasks) >= 100:
+        if len(tasks) > _LINES and len(finished) * _LINES // len(tasks) > (len(finished) - 1) * _LINES // len(tasks):
             progress(f"encoded {len(finished)} of {len(tasks)} pieces")
     return finished
 
