@@ -89,7 +89,7 @@ def verify(folder: Path) -> Verification:
         files += len(receipt.files)
         size += sum(file.bytes for file in receipt.files)
         bad += [f"{path.parent.relative_to(folder)}/{wrong}" for wrong in check_files(path.parent, receipt)]
-        bad += _other_chunks(path.parent, receipt) if receipt.kind == "chunks" else []
+        bad += _other_parts(path.parent, receipt) if receipt.kind in {"chunks", "tokens"} else []
     return Verification(files=files, bytes=size, bad=tuple(bad))
 
 
@@ -153,12 +153,17 @@ def _is_receipt(path: Path) -> bool:
     return not unfinished and (path.name == RECEIPT or _CHUNK_RECEIPT.fullmatch(path.name) is not None)
 
 
-def _other_chunks(folder: Path, receipt: Receipt) -> list[str]:
-    """Chunks that are not the ones which the receipt over all of them names."""
+def _other_parts(folder: Path, receipt: Receipt) -> list[str]:
+    """Chunks and shards that are not the ones which the receipt over all of them names."""
     wrong = []
     for name, digest in receipt.inputs.items():
         if "/" in name:
-            chunk = find_receipt(folder / f"{name}.json")
-            if chunk is None or chunk.digest != digest:
-                wrong.append(f"{name}: is not the chunk that {folder / RECEIPT} names")
+            part = find_receipt(_part(folder, receipt.kind, name))
+            if part is None or part.digest != digest:
+                wrong.append(f"{name}: is not the {'chunk' if receipt.kind == 'chunks' else 'shard'} that {folder / RECEIPT} names")
     return wrong
+
+
+def _part(folder: Path, kind: str, name: str) -> Path:
+    """Where the receipt of a chunk lies that the receipt over all names, or of a shard that its stream's names."""
+    return folder / f"{name}.json" if kind == "chunks" else folder.parent / f"shard_{name.rpartition('/')[2]}"

@@ -7,7 +7,7 @@ from k2.data.audit import counted_mix, declared_mix, verify
 from k2.data.chunk import chunk_receipt
 from k2.data.stream import Stream
 from k2.recipe.load import load_recipe
-from k2.run.receipt import BrokenOutput, read_receipt
+from k2.run.receipt import BrokenOutput, read_receipt, write_receipt
 
 
 def test_the_counted_mix_is_what_lies_in_the_rows(mini):
@@ -97,6 +97,14 @@ def test_a_chunk_that_lost_its_receipt_is_named(own_copy):
     assert bad.startswith("stage1/chunk_002: is not the chunk that")
     with pytest.raises(BrokenOutput, match="no receipt"):
         counted_mix(own_copy.recipe, own_copy.layout)
+
+
+def test_a_shard_that_is_not_its_streams_is_named(own_copy):
+    shard = own_copy.layout.shard("code", 0)
+    receipt = read_receipt(shard)
+    write_receipt(shard / "receipt.json", receipt.model_copy(update={"facts": {}}))
+    (bad,) = verify(own_copy.layout.root).bad
+    assert bad.startswith("code/00000: is not the shard that")
 
 
 def test_a_torn_receipt_is_named(own_copy):
