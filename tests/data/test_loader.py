@@ -5,6 +5,8 @@ import pytest
 
 from k2.data.chunk import chunk_receipt
 from k2.data.loader import SampleReader
+from k2.data.operations import Ahead, Asker
+from k2.data.order import sequence_of
 from k2.recipe.load import load_recipe
 from k2.run.ledger import ChunkDeferred, StepsSkipped
 from k2.run.receipt import BrokenOutput, digest_files, read_receipt, write_receipt
@@ -73,6 +75,7 @@ def flip_one_bit(path):
         (truncate, "has 1984 bytes, its receipt says 2048"),
         (flip_one_bit, "does not match the digest"),
         (lambda p: p.unlink(), "is missing"),
+        (lambda p: p.write_bytes(b""), "has 0 bytes, its receipt says 2048"),
     ],
 )
 def test_a_damaged_chunk_is_never_trained_on(own_copy, damage, said):
@@ -81,6 +84,28 @@ def test_a_damaged_chunk_is_never_trained_on(own_copy, damage, said):
     reader.step(8)
     with pytest.raises(BrokenOutput, match=rf"stage1/chunk_001 .*chunk_001.bin: .*{said}.*Remove chunk_001.json"):
         reader.step(9)
+    after = raw_rows(own_copy, own_copy.recipe.stages[0], 2)  # what lies behind it has not moved
+    assert np.array_equal(reader.step(17), after[:4])
+
+
+def test_a_damaged_chunk_can_be_left_out_by_an_operation(own_copy):
+    truncate(own_copy.layout.chunk("stage1", 1))
+    stage = own_copy.recipe.stages[0]
+    left_out = Ahead(stage, sequence_of(stage, []), first_step=9).repeat(0, 1, Asker("ada", "chunk 1 is damaged"))
+    reader = SampleReader(own_copy.recipe, own_copy.layout, stage, [left_out])
+    assert np.array_equal(reader.step(9), raw_rows(own_copy, stage, 0)[:4])
+    assert np.array_equal(reader.step(17), raw_rows(own_copy, stage, 2)[:4])
+
+
+def test_a_chunk_that_changed_since_it_was_verified_is_verified_again(own_copy):
+    reader = SampleReader(own_copy.recipe, own_copy.layout, own_copy.recipe.stages[0], [])
+    reader.step(1)
+    reader.step(9)
+    assert reader.step(2).shape == (4, 32)
+    reader.step(9)
+    flip_one_bit(own_copy.layout.chunk("stage1", 0))
+    with pytest.raises(BrokenOutput, match="does not match the digest"):
+        reader.step(1)
 
 
 def test_a_missing_receipt_means_that_the_chunk_does_not_exist(own_copy):
