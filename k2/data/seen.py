@@ -93,7 +93,7 @@ def steps_of_document(recipe: Recipe, layout: RunLayout, lineages: Lineages, doc
         sights = [
             sight
             for subset, number in found
-            if stage.name in lineages and subset in mixed
+            if stage.name in lineages and lineages[stage.name].branches and subset in mixed
             for sight in _steps_of(recipe, layout, lineages[stage.name], subset, number, document)
         ]
         yield from sorted(sights, key=lambda sight: (sight.step, sight.row, sight.row_start))
