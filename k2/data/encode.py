@@ -12,6 +12,8 @@ from pathlib import Path
 
 from k2.data.document import Document, Dropped, Found, cut_to_bytes, document_id, is_held_out
 from k2.data.fim import Draw, Form, Ids, arrange, draw, parts
+from k2.data.parse import REPEATS
+from k2.data.repetition import repeats_itself
 from k2.data.shard import ShardFacts, ShardWriter, sort_ids
 from k2.data.sources import Piece, read_one, read_piece
 from k2.recipe.load import digest
@@ -128,6 +130,7 @@ def _write(shard: ShardWriter, task: EncodePiece | EncodeBeginning, batch: list[
     """Write a batch of documents, each to where it belongs. What a cap cuts was chosen for training as a whole."""
     share = task.recipe.data.held_out if isinstance(task, EncodePiece) else 0.0
     trained = [d for d in batch if isinstance(d, Document) and not is_held_out(d.id, share)]
+    drops_repetitions = task.subset.repetitions == "drop" and isinstance(task, EncodePiece)
     encoded = iter(_encode(tokenizer, task.recipe, task.subset, trained))
     for document in batch:
         if isinstance(document, Dropped):
@@ -135,7 +138,11 @@ def _write(shard: ShardWriter, task: EncodePiece | EncodeBeginning, batch: list[
         elif is_held_out(document.id, share):
             shard.hold_out(document)
         else:
-            shard.add(document, task.file, *next(encoded))
+            text_bytes, ids, form = next(encoded)
+            if drops_repetitions and repeats_itself(ids):
+                shard.drop(Dropped(document.source, document.position, REPEATS))
+            else:
+                shard.add(document, task.file, text_bytes, ids, form)
 
 
 def _batches(documents: Iterable[Document | Dropped]) -> Iterator[list[Document | Dropped]]:

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 NOT_UTF8, NOT_JSON, NO_FIELD, NO_STRING, EMPTY = "not UTF-8", "not JSON", "no text field", "text is no string", "empty"
-NOT_ENCODABLE, TOO_LARGE, UNREADABLE = "not encodable", "too large", "unreadable"
+NOT_ENCODABLE, TOO_LARGE, UNREADABLE, REPEATS = "not encodable", "too large", "unreadable", "repeats itself"
 TORN, DAMAGED, BOMB, WINDOW = "torn file", "damaged file", "unfolds more than 250-fold", "needs a window above 128 MB"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 

@@ -98,6 +98,9 @@ class Subset(Part):
     duplicates: Literal["keep", "drop"] = Field(
         default="keep", description="of a text that occurs twice in the subset, the first alone is taken"
     )
+    repetitions: Literal["keep", "drop"] = Field(
+        default="keep", description="a document in which 1 to 13 tokens stand 32 times in a row (OLMo 2: such precede spikes) is left out"
+    )
 
 
 class FillInTheMiddle(Part):
