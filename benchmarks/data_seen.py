@@ -123,9 +123,8 @@ def main() -> None:
             fabricate(root, arguments.steps_per_chunk, arguments.context, arguments.document_tokens)
         layout = RunLayout(root)
         size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-        print(
-            f"fabricated in {time.perf_counter() - began:.0f} s: {size / 1e9:.2f} GB, 360 chunks of {arguments.steps_per_chunk * BATCH} rows"
-        )
+        rows = arguments.steps_per_chunk * BATCH
+        print(f"fabricated in {time.perf_counter() - began:.0f} s: {size / 1e9:.2f} GB, 360 chunks of {rows:,} rows")
         _measure(layout, arguments.steps_per_chunk)
 
 
