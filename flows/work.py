@@ -41,10 +41,10 @@ def nobody_asks() -> str | None:
 def prepare(run: Run) -> Receipt:
     """Gather the text, train the tokenizer, build all chunks, and the evaluation suite from the held-out text."""
     from k2.data.build import build
-    from k2.eval.suite import build_suite
+    from k2.eval.suite import build_suites
 
     receipt = build(run.recipe, run.place, run.layout, run.say)
-    build_suite(run.recipe, run.layout)
+    build_suites(run.recipe, run.place, run.layout)
     return receipt
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from k2.eval.scores import rows_of
+from k2.eval.tasks import tasks_of
 from k2.recipe.load import load_place, load_recipe
 from k2.recipe.schema import Place, Recipe
 from k2.run.holdings import duty_folder
@@ -38,6 +39,7 @@ class Question(BaseModel):
     duty: Literal["exported", "evaluated", "window"]
     checkpoint: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     incident: int | None = Field(default=None, description="whose kept checkpoint it is; none: the run's own")
+    suite: str | None = Field(default=None, description="score with this suite, instead of with what the recipe asks for")
 
 
 class Ready(BaseModel):
@@ -65,16 +67,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     layout = RunLayout(Path(options.run_root))
     try:
-        recipe = _recipe_of(layout, options.suite)
-        _be_nice(layout)
+        recipe, place = load_recipe(str(layout.recipe)), _place_of(layout)
+        _be_nice(place)
+        suite = None if options.suite is None else _known(options.suite)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     os.environ.update(quiet_environment(layout, os.environ))
     with own_output() as output:
-        evaluator = _evaluator(recipe, layout)
+        evaluator = _evaluator(recipe, layout, place)
         if options.checkpoint:
-            return _score_named(evaluator, options.checkpoint, output)
+            return _score_named(evaluator, options.checkpoint, suite, output)
         evaluator.warm_up()
         _say(output, Ready(seconds=round(time.monotonic() - started, 3)))
         for line in sys.stdin:
@@ -89,6 +92,7 @@ def quiet_environment(layout: RunLayout, inherited: Mapping[str, str]) -> dict[s
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "HF_DATASETS_CACHE": str((layout.all_suites / ".cache").resolve()),
+        "HF_HOME": str((layout.all_suites / ".cache").resolve()),
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -112,10 +116,10 @@ def own_output() -> Iterator[TextIO]:
             os.dup2(kept, 1)
 
 
-def _evaluator(recipe: Recipe, layout: RunLayout) -> "Evaluator":
+def _evaluator(recipe: Recipe, layout: RunLayout, place: Place) -> "Evaluator":
     from k2.eval.duties import Evaluator
 
-    return Evaluator(recipe, layout)
+    return Evaluator(recipe, layout, place)
 
 
 def _answer(evaluator: "Evaluator", layout: RunLayout, line: str) -> Settled | Failed:
@@ -133,41 +137,45 @@ def _answer(evaluator: "Evaluator", layout: RunLayout, line: str) -> Settled | F
 
 
 def _settle(evaluator: "Evaluator", layout: RunLayout, question: Question) -> str:
-    """Do what is asked; the folder of its receipt."""
+    """Do what is asked; the folder of its receipts."""
     if question.incident is not None:
         kept = layout.kept(question.incident)
         return str(evaluator.settle_kept(kept, question.checkpoint, "window" if question.duty == "window" else "exported"))
     if question.duty == "window":
         raise ValueError("the duty 'window' is an incident's: name it")
+    if question.suite is not None:
+        evaluator.score_with(question.checkpoint, _known(question.suite))
+        return str(layout.all_task_scores / question.checkpoint / question.suite)
     evaluator.settle(question.checkpoint, question.duty)
     return str(duty_folder(layout, question.checkpoint, question.duty))
 
 
-def _score_named(evaluator: "Evaluator", checkpoints: list[str], output: TextIO) -> int:
+def _score_named(evaluator: "Evaluator", checkpoints: list[str], suite: str | None, output: TextIO) -> int:
     """Export and score each; their rows as lines."""
     try:
         for name in checkpoints:
             evaluator.settle(name, "exported")
-            for row in rows_of(evaluator.settle(name, "evaluated")):
+            receipts = [evaluator.settle(name, "evaluated")] if suite is None else evaluator.score_with(name, suite)
+            for row in (row for receipt in receipts for row in rows_of(receipt)):
                 _say(output, row)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _recipe_of(layout: RunLayout, suite: str | None) -> Recipe:
-    recipe = load_recipe(str(layout.recipe))
-    if suite not in (None, recipe.evaluation.suite):
-        raise ValueError(
-            f"--suite {suite}: this run is scored with {recipe.evaluation.suite}, as its recipe says; leave --suite out or name that one"
-        )
-    return recipe
+def _known(suite: str) -> str:
+    """The name, if a suite of it ships. `SuiteError` otherwise."""
+    tasks_of(suite)
+    return suite
 
 
-def _be_nice(layout: RunLayout) -> None:
+def _place_of(layout: RunLayout) -> Place:
+    return load_place(str(layout.place)) if layout.place.is_file() else Place()
+
+
+def _be_nice(place: Place) -> None:
     """Take the place's niceness, unless whoever started us gave a higher one."""
-    place = load_place(str(layout.place)) if layout.place.is_file() else Place()
     os.setpriority(os.PRIO_PROCESS, 0, max(place.evaluator_niceness, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
@@ -179,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m k2.eval", description="Export and score the checkpoints of a run.")
     parser.add_argument("run_root", help="the run's directory")
     parser.add_argument("--checkpoint", action="append", metavar="NAME", help="do these and end, instead of waiting for questions")
-    parser.add_argument("--suite", help="must be the recipe's")
+    parser.add_argument("--suite", help="score with this suite (default: what the recipe asks for)")
     return parser
 
 

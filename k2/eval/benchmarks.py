@@ -22,13 +22,13 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One row. `row` is its name in the report, `task` the harness's, found in the folder `files` of the harness's tasks or,
-    where that is None, in a task file of our own. `metric` is the key of the harness's results: metric, comma, filter."""
+    """One row. `row` is its name in the report, `name` that of the harness's task, found in the folder `files` of the harness's tasks
+    or, where that is None, in a task file of our own. `metric` is what a score calls it: the metric, and the filter of the answers where
+    it has one."""
 
     name: str
     row: str
     group: Group
-    task: str
     files: str | None
     shots: int
     metric: str
@@ -41,17 +41,17 @@ class Benchmark:
 
 
 def _language(  # noqa: PLR0913 (a row of a table)
-    name: str, row: str, files: str, shots: int, metric: str, data_set: str, *, task: str = "", metric_certain: bool = False, note: str = ""
+    name: str, row: str, files: str, shots: int, metric: str, data_set: str, *, metric_certain: bool = False, note: str = ""
 ) -> Benchmark:
-    return Benchmark(name, row, "natural language", task or name, files, shots, metric, data_set, metric_certain=metric_certain, note=note)
+    return Benchmark(name, row, "natural language", files, shots, metric, data_set, metric_certain=metric_certain, note=note)
 
 
 def _code(name: str, row: str, data_set: str, shots: int, metric: str, files: str | None, note: str) -> Benchmark:
-    return Benchmark(name, row, "code", name, files, shots, metric, data_set, shots_certain=False, executes_code=True, note=note)
+    return Benchmark(name, row, "code", files, shots, metric, data_set, shots_certain=False, executes_code=True, note=note)
 
 
-def _medical(name: str, row: str, task: str, files: str, shots: int, data_set: str) -> Benchmark:
-    return Benchmark(name, row, "medical", task, files, shots, "acc,none", data_set)
+def _medical(name: str, row: str, files: str, shots: int, data_set: str) -> Benchmark:
+    return Benchmark(name, row, "medical", files, shots, "acc", data_set)
 
 
 _SAMPLED = (
@@ -60,36 +60,36 @@ _SAMPLED = (
 )
 
 BENCHMARKS: tuple[Benchmark, ...] = (  # K2 §4, Table 2, in its order
-    _language("mmlu", "MMLU (0-shot)", "mmlu/default", 0, "acc,none", "cais/mmlu", metric_certain=True,
+    _language("mmlu", "MMLU (0-shot)", "mmlu/default", 0, "acc", "cais/mmlu", metric_certain=True,
               note="57 subjects, weighted by size; LLM360's scorer took their plain mean"),
-    _language("race", "RACE (0-shot)", "race", 0, "acc,none", "EleutherAI/race", metric_certain=True, note="the high-school half"),
-    _language("hellaswag", "HellaSwag (10-shot)", "hellaswag", 10, "acc_norm,none", "Rowan/hellaswag", metric_certain=True),
-    _language("piqa", "PIQA (5-shot)", "piqa", 5, "acc_norm,none", "baber/piqa", metric_certain=True),
-    _language("arc_easy", "ARC-easy (5-shot)", "arc", 5, "acc_norm,none", "allenai/ai2_arc", metric_certain=True),
-    _language("arc_challenge", "ARC-challenge (25-shot)", "arc", 25, "acc_norm,none", "allenai/ai2_arc", metric_certain=True),
-    _language("openbookqa", "OpenBookQA (5-shot)", "openbookqa", 5, "acc_norm,none", "allenai/openbookqa", metric_certain=True),
-    Benchmark("winogrande", "Winogrande (5-shot)", "natural language", "winogrande", "winogrande", 5, "acc,none", "allenai/winogrande",
+    _language("race", "RACE (0-shot)", "race", 0, "acc", "EleutherAI/race", metric_certain=True, note="the high-school half"),
+    _language("hellaswag", "HellaSwag (10-shot)", "hellaswag", 10, "acc_norm", "Rowan/hellaswag", metric_certain=True),
+    _language("piqa", "PIQA (5-shot)", "piqa", 5, "acc_norm", "baber/piqa", metric_certain=True),
+    _language("arc_easy", "ARC-easy (5-shot)", "arc", 5, "acc_norm", "allenai/ai2_arc", metric_certain=True),
+    _language("arc_challenge", "ARC-challenge (25-shot)", "arc", 25, "acc_norm", "allenai/ai2_arc", metric_certain=True),
+    _language("openbookqa", "OpenBookQA (5-shot)", "openbookqa", 5, "acc_norm", "allenai/openbookqa", metric_certain=True),
+    Benchmark("winogrande", "Winogrande (5-shot)", "natural language", "winogrande", 5, "acc", "allenai/winogrande",
               shots_certain=False, metric_certain=True,
               note="the report says 5-shot; its 77.0 looks like 0-shot, and the project's site shows 77 and 78.6 for one model"),
-    _language("truthfulqa_mc2", "TruthfulQA (0-shot)", "truthfulqa", 0, "acc,none", "truthfulqa/truthful_qa", metric_certain=True,
+    _language("truthfulqa_mc2", "TruthfulQA (0-shot)", "truthfulqa", 0, "acc", "truthfulqa/truthful_qa", metric_certain=True,
               note="six examples stand in the task's own prompt"),
-    Benchmark("crows_pairs_english", "CrowS-Pairs (0-shot)", "natural language", "crows_pairs_english", "crows_pairs", 0,
-              "pct_stereotype,none", "jannalu/crows_pairs_multilingual", metric_certain=True, direction=Direction.HALF),
+    Benchmark("crows_pairs_english", "CrowS-Pairs (0-shot)", "natural language", "crows_pairs", 0,
+              "pct_stereotype", "jannalu/crows_pairs_multilingual", metric_certain=True, direction=Direction.HALF),
     _language("gsm8k", "GSM8K (5-shot)", "gsm8k", 5, "exact_match,strict-match", "openai/gsm8k",
               note="strict-match is the harness's own choice; flexible-extract is stored beside it"),
-    _language("mathqa", "MathQA (5-shot)", "mathqa", 5, "acc_norm,none", "regisss/math_qa", metric_certain=True),
-    _language("logiqa2", "LogiQA2.0 (0-shot)", "logiqa2", 0, "acc_norm,none", "baber/logiqa2"),
+    _language("mathqa", "MathQA (5-shot)", "mathqa", 5, "acc_norm", "regisss/math_qa", metric_certain=True),
+    _language("logiqa2", "LogiQA2.0 (0-shot)", "logiqa2", 0, "acc_norm", "baber/logiqa2"),
     _language("bbh_cot_zeroshot", "BBH CoT (0-shot)", "bbh/cot_zeroshot", 0, "exact_match,flexible-extract", "SaylorTwift/bbh",
               note="27 tasks, weighted by size"),
     _code("humaneval", "HumanEval (pass@1)", "openai/openai_humaneval", 0, "pass@1,create_test", "humaneval", "one greedy answer"),
     _code("humaneval_pass_at_10", "HumanEval (pass@10)", "openai/openai_humaneval", 0, "pass@10,every_answer", None,
           f"20 samples at temperature 0.8. {_SAMPLED}"),
-    _code("mbpp", "MBPP (pass@1)", "google-research-datasets/mbpp", 3, "pass_at_1,none", "mbpp", "one greedy answer"),
+    _code("mbpp", "MBPP (pass@1)", "google-research-datasets/mbpp", 3, "pass_at_1", "mbpp", "one greedy answer"),
     _code("mbpp_pass_at_10", "MBPP (pass@10)", "google-research-datasets/mbpp", 3, "pass@10,every_answer", None,
           f"16 samples at temperature 0.8. {_SAMPLED}"),
-    _medical("medqa", "MedQA (0-shot)", "medqa_4options", "medqa", 0, "GBaker/MedQA-USMLE-4-options-hf"),
-    _medical("medmcqa", "MedMCQA (5-shot)", "medmcqa", "medmcqa", 5, "openlifescienceai/medmcqa"),
-    _medical("pubmedqa", "PubMedQA (0-shot)", "pubmedqa", "pubmedqa", 0, "bigbio/pubmed_qa"),
+    _medical("medqa_4options", "MedQA (0-shot)", "medqa", 0, "GBaker/MedQA-USMLE-4-options-hf"),
+    _medical("medmcqa", "MedMCQA (5-shot)", "medmcqa", 5, "openlifescienceai/medmcqa"),
+    _medical("pubmedqa", "PubMedQA (0-shot)", "pubmedqa", 0, "bigbio/pubmed_qa"),
 )  # fmt: skip
 
 

@@ -1,39 +1,66 @@
 """The duties that need a model: exporting a checkpoint and scoring it. One evaluator lives across a run's checkpoints.
 
-Enters: a run directory with its tokenizer and suite. Leaves: receipts of exports and scores. What all checkpoints share, the
-libraries, the tokenizer and the tasks, is loaded once.
+Enters: a run directory with its tokenizer and suites. Leaves: receipts of exports, of every task's scores, and of a checkpoint's scores.
+What all checkpoints share, the libraries, the tokenizer and the tasks, is loaded once. Each task is a unit of its own: one that fails
+holds up no other, and a sweep that is killed redoes nothing that has its receipt.
 """
 
 import json
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, assert_never
 
-from k2.checkpoint.huggingface import export_checkpoint
-from k2.eval.harness import LoadedSuite, load_suite
-from k2.eval.score import score_checkpoint
+from k2.checkpoint.huggingface import export_checkpoint, still_of
+from k2.eval.attempts import MOST_ATTEMPTS, attempts_at, note_failure
+from k2.eval.desk import check_data, lay_desk
+from k2.eval.harness import LoadedTask, ScoredModel, load_task
+from k2.eval.jail import jail_missing
+from k2.eval.score import ScoringPlace, close_scores, find_task_scores, load_scored_model, score_task
+from k2.eval.tasks import SuiteTask, tasks_of
 from k2.eval.window import LOSSES, ROWS, row_losses
-from k2.recipe.schema import Recipe
+from k2.recipe.schema import Place, Recipe
 from k2.run.durable import write_durably
 from k2.run.layout import KeptLayout, RunLayout
-from k2.run.receipt import Receipt
+from k2.run.plan import suites_due
+from k2.run.receipt import Receipt, find_receipt, read_receipt
 from k2.tokenizer import Tokenizer, save_huggingface
 
 EvaluatorDuty = Literal["exported", "evaluated"]
 
 
+class TasksFailed(RuntimeError):
+    """Some tasks could not be scored this time; the others are. Asking again tries them, three times in all."""
+
+
+@dataclass
+class Tally:
+    """How the tasks of one checkpoint stand."""
+
+    done: list[Receipt] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)  # for good: why
+    to_try_again: dict[str, str] = field(default_factory=dict)
+    not_owed: dict[str, str] = field(default_factory=dict)
+
+
 class Evaluator:
     """Exports and scores the checkpoints of one run."""
 
-    def __init__(self, recipe: Recipe, layout: RunLayout) -> None:
-        self._recipe, self._layout = recipe, layout
+    def __init__(self, recipe: Recipe, layout: RunLayout, place: Place = Place()) -> None:  # noqa: B008 (frozen)
+        self._recipe, self._layout, self._place = recipe, layout, place
+        self._suites: dict[str, ScoringPlace] = {}
+        self._tasks: dict[tuple[str, str], LoadedTask] = {}
 
     def warm_up(self) -> None:
-        """Load what every checkpoint needs, as far as it is prepared."""
+        """Load what every checkpoint needs, as far as it is prepared. The report's tasks are many, and are loaded when they are asked."""
         from transformers.models.llama import modeling_llama  # noqa: F401
 
-        if self._layout.suite(self._recipe.evaluation.suite).is_dir():
-            _ = self._suite, self._tokenizer
+        suite = self._recipe.evaluation.suite
+        if self._layout.suite(suite).is_dir():
+            _ = self._tokenizer
+            for task in tasks_of(suite):
+                if task.files is None and self._why_not_owed(task) is None:
+                    self._loaded(suite, task)
 
     def settle(self, checkpoint: str, duty: EvaluatorDuty) -> Receipt:
         """Do the duty, once; give back its receipt."""
@@ -41,7 +68,7 @@ class Evaluator:
             case "exported":
                 return export_checkpoint(self._recipe, self._layout, checkpoint, self._write_tokenizer)
             case "evaluated":
-                return score_checkpoint(self._recipe, self._layout, checkpoint, self._suite, self._tokenizer)
+                return self._score_what_is_owed(checkpoint)
         assert_never(duty)
 
     def settle_kept(self, layout: KeptLayout, checkpoint: str, duty: Literal["exported", "window"]) -> Path:
@@ -53,13 +80,79 @@ class Evaluator:
         write_durably(layout.window / LOSSES, json.dumps(losses).encode())
         return layout.window
 
+    def score_with(self, checkpoint: str, suite: str) -> list[Receipt]:
+        """Score the exported checkpoint with a suite, whether the recipe asks for it or not; the receipts of its tasks."""
+        tally = Tally()
+        self._score_suite(checkpoint, suite, tally)
+        _raise_for_failed(checkpoint, tally.failed | tally.to_try_again)
+        return tally.done
+
+    def _score_what_is_owed(self, checkpoint: str) -> Receipt:
+        found = find_receipt(self._layout.scores(checkpoint))
+        if found is not None:
+            return still_of(found, find_receipt(self._layout.export(checkpoint)))
+        tally = Tally()
+        for suite in suites_due(self._recipe, checkpoint):
+            self._score_suite(checkpoint, suite, tally)
+        _raise_for_failed(checkpoint, tally.to_try_again)
+        return close_scores(self._recipe, self._layout, checkpoint, tally.done, tally.failed, tally.not_owed)
+
+    def _score_suite(self, checkpoint: str, suite: str, tally: Tally) -> None:
+        """Score every task of the suite that is neither scored nor given up."""
+        export = read_receipt(self._layout.export(checkpoint)).digest
+        receipt = read_receipt(self._layout.suite(suite))
+        model: ScoredModel | None = None
+        for task in tasks_of(suite):
+            scored = find_task_scores(self._layout, checkpoint, receipt, task.name)
+            tried = attempts_at(self._layout, checkpoint, suite, task.name, export)
+            if scored is not None:
+                tally.done.append(scored)
+            elif (why_not := self._why_not_owed(task)) is not None:
+                tally.not_owed[task.name] = why_not
+            elif len(tried) >= MOST_ATTEMPTS:
+                tally.failed[task.name] = tried[-1].error
+            else:
+                model = model or load_scored_model(self._layout, checkpoint, self._tokenizer)
+                self._try(checkpoint, suite, task, model, export, tally)
+
+    def _try(self, checkpoint: str, suite: str, task: SuiteTask, model: ScoredModel, export: str, tally: Tally) -> None:
+        try:
+            loaded = self._loaded(suite, task)
+            tally.done.append(score_task(self._recipe, self._layout, checkpoint, model, loaded, self._suite(suite)))
+        except Exception as error:  # the boundary: whatever a task or its data threw, the other tasks go on
+            tried = note_failure(self._layout, checkpoint, suite, task.name, export, error)
+            into = tally.failed if len(tried) >= MOST_ATTEMPTS else tally.to_try_again
+            into[task.name] = tried[-1].error
+
+    def _why_not_owed(self, task: SuiteTask) -> str | None:
+        if not task.executes_code:
+            return None
+        if not self._place.run_generated_code:
+            return "it runs programs that the model wrote, which the place does not allow (run_generated_code)"
+        return jail_missing()
+
+    def _suite(self, suite: str) -> ScoringPlace:
+        if suite not in self._suites:
+            receipt = read_receipt(self._layout.suite(suite))
+            self._suites[suite] = ScoringPlace(receipt, lay_desk(self._layout, self._place, suite))
+        return self._suites[suite]
+
+    def _loaded(self, suite: str, task: SuiteTask) -> LoadedTask:
+        if (suite, task.name) not in self._tasks:
+            place = self._suite(suite)
+            check_data(place.suite, self._place, task)
+            self._tasks[suite, task.name] = load_task(task, self._layout.suite(suite), place.desk)
+        return self._tasks[suite, task.name]
+
     @cached_property
     def _tokenizer(self) -> Tokenizer:
         return Tokenizer(self._layout.tokenizer)
 
-    @cached_property
-    def _suite(self) -> LoadedSuite:
-        return load_suite(self._layout.suite(self._recipe.evaluation.suite))
-
     def _write_tokenizer(self, folder: Path) -> None:
         save_huggingface(self._tokenizer, folder)
+
+
+def _raise_for_failed(checkpoint: str, failed: dict[str, str]) -> None:
+    if failed:
+        reasons = "; ".join(f"{task}: {why}" for task, why in failed.items())
+        raise TasksFailed(f"{checkpoint}: {len(failed)} tasks could not be scored: {reasons}")

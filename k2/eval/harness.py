@@ -1,12 +1,14 @@
 """lm-eval over one exported checkpoint, through a model class of our own.
 
-Enters: an exported folder, the run's tokenizer, a suite's folder. Leaves: lm-eval's results and per-sample outputs. Tasks come from the
-suite's own files, never from the harness's 14,000 defaults, and are loaded once for all checkpoints. The harness is told that there is
-one process: telling it of more changes the few-shot prompts it draws.
+Enters: an exported folder, the run's tokenizer, a task of a suite. Leaves: lm-eval's results and per-sample outputs. Only the files of the
+tasks that are asked are read, never the harness's 14,000 defaults, and each task is loaded once for all checkpoints. The harness is told
+that there is one process: telling it of more changes the few-shot prompts it draws.
 """
 
 import contextlib
-from collections.abc import Iterable, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,38 +19,60 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from k2.eval.likelihood import Request, generate_greedily, likelihoods
-from k2.run.receipt import Receipt, read_receipt
+from k2.eval.generation import Choose, Sampling, generate, greedily, sampled
+from k2.eval.likelihood import Request, likelihoods
+from k2.eval.tasks import SuiteTask
 from k2.tokenizer import Tokenizer
 
 HARNESS = f"lm_eval {lm_eval.__version__}"
 _FEWSHOT_SEED = 1234  # lm-eval's own default; set before every checkpoint, or each would get other examples
 _DEFAULT_NEW_TOKENS = 256
 _PROMPTS_PER_BATCH = 64
+_SPARE_TOKENS = 8  # looked at beyond the length of a stop string in bytes, for tokens that have no text
 
 
 @dataclass(frozen=True)
-class LoadedSuite:
-    """A suite's tasks, ready to ask any checkpoint, and the receipt that names its data."""
+class LoadedTask:
+    """A task ready to ask any checkpoint: what lm-eval's `evaluate` takes, with all leaves of a group."""
 
-    receipt: Receipt
-    tasks: dict[str, Any]
+    task: SuiteTask
+    loaded: dict[str, Any]
 
-
-def load_suite(folder: Path) -> LoadedSuite:
-    """Load the tasks of a suite's folder. Their data files are named relative to it."""
-    receipt = read_receipt(folder)
-    manager = TaskManager(include_path=str(folder.resolve()), include_defaults=False)
-    with contextlib.chdir(folder):
-        return LoadedSuite(receipt, manager.load(manager.all_tasks))
+    @property
+    def leaves(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.loaded["tasks"]
+        return found
 
 
-def evaluate_suite(model: "ScoredModel", suite: LoadedSuite) -> dict[str, Any]:
-    """lm-eval's results over every task, with samples. Standard errors are closed forms: nothing is resampled."""
-    for task in suite.tasks["tasks"].values():
-        task.set_fewshot_seed(_FEWSHOT_SEED)
-    results: dict[str, Any] = evaluate(model, suite.tasks, log_samples=True, bootstrap_iters=1)
+def load_task(task: SuiteTask, suite: Path, desk: Path) -> LoadedTask:
+    """Load a task from the harness's files or the suite's, at the suite's number of shots. `desk` is the folder in which it finds its
+    data: the suite's own, or one that holds the data sets by name."""
+    files = suite.resolve() if task.files is None else Path(lm_eval.__file__).parent / "tasks" / task.files
+    with contextlib.chdir(desk):
+        loaded = LoadedTask(task, dict(TaskManager(include_path=str(files), include_defaults=False).load(task.name)))
+    for leaf in loaded.leaves.values():
+        _set_shots(leaf, task.shots)
+    return loaded
+
+
+def evaluate_task(model: "ScoredModel", task: LoadedTask, desk: Path) -> dict[str, Any]:
+    """lm-eval's results over the task, with samples. Standard errors are closed forms: nothing is resampled."""
+    for leaf in task.leaves.values():
+        leaf.set_fewshot_seed(_FEWSHOT_SEED)
+    with contextlib.chdir(desk):
+        results: dict[str, Any] = evaluate(
+            model, task.loaded, log_samples=True, bootstrap_iters=1, confirm_run_unsafe_code=task.task.executes_code
+        )
     return results
+
+
+def _set_shots(leaf: Any, shots: int | None) -> None:
+    """As lm-eval's own command does it: a task whose file says 0 keeps 0."""
+    in_file = leaf.get_config("num_fewshot")
+    if shots is not None and in_file != 0:
+        leaf.set_config(key="num_fewshot", value=shots)
+    elif in_file is None:
+        leaf.set_config(key="num_fewshot", value=0)
 
 
 class ScoredModel(TemplateLM):  # type: ignore[misc]
@@ -81,42 +105,79 @@ class ScoredModel(TemplateLM):  # type: ignore[misc]
         return [sum(next(answers).nats for _ in text) for text in windows]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """The greedy continuation of each prompt, up to the first of its stop strings."""
-        order = sorted(range(len(requests)), key=lambda i: (str(requests[i].args[1]), len(requests[i].args[0])))
+        """The continuation of each prompt, up to the first of its stop strings. A request that stands there again is a further sample."""
+        asked = list(_numbered(requests))
+        order = sorted(range(len(asked)), key=lambda i: (str(asked[i].settings), len(asked[i].prompt)))
         texts: dict[int, str] = {}
-        for settings, indices in _batches_alike(order, requests):
-            texts.update(zip(indices, self._generate([requests[i].args[0] for i in indices], settings), strict=True))
-        return [texts[i] for i in range(len(requests))]
+        for indices in _batches_alike(order, asked):
+            texts.update(zip(indices, self._generate([asked[i] for i in indices]), strict=True))
+        return [texts[i] for i in range(len(asked))]
 
     def _windows(self, text: str) -> list[Request]:
         pairs = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, context_len=1)
         return [Request(tuple(context), tuple(continuation)) for context, continuation in map(make_disjoint_window, pairs)]
 
-    def _generate(self, prompts: Sequence[str], settings: dict[str, Any]) -> list[str]:
-        if settings.get("do_sample") or settings.get("temperature"):
-            raise ValueError(f"generation_kwargs {settings} ask for sampling; this harness decodes greedily: set do_sample to false")
-        until, max_new = _stop_strings(settings), int(settings.get("max_gen_toks", _DEFAULT_NEW_TOKENS))
-        ids = [tuple(self.tok_encode(prompt))[-(self.max_length - max_new) :] for prompt in prompts]
-        made = generate_greedily(
-            self.model, ids, max_new, lambda new: new[-1] == self.tokenizer.eos or any(stop in self._text(new) for stop in until)
-        )
+    def _generate(self, asked: Sequence["Asked"]) -> list[str]:
+        settings = asked[0].settings
+        until = _stop_strings(settings)
+        # at most half of the model's length is generated: the prompt needs the rest
+        max_new = min(int(settings.get("max_gen_toks", _DEFAULT_NEW_TOKENS)), self.max_length // 2)
+        ids = [tuple(self.tok_encode(one.prompt) or [self.prefix_token_id])[-(self.max_length - max_new) :] for one in asked]
+        made = generate(self.model, ids, max_new, lambda new: self._is_finished(new, until), _choice(settings, asked))
         return [_cut(self._text(new), until) for new in made]
+
+    def _is_finished(self, new: Sequence[int], until: Sequence[str]) -> bool:
+        if new[-1] == self.tokenizer.eos:
+            return True
+        longest = max((len(stop.encode()) for stop in until), default=0)
+        tail = self._text(new[-longest - _SPARE_TOKENS :]) if until else ""  # all of it would cost the square of its length
+        return any(stop in tail for stop in until)
 
     def _text(self, made: Sequence[int]) -> str:
         """Generated text. Control and code tokens are left out, and rows of the embedding that no token has: an early model makes them."""
         return self.tokenizer.decode([i for i in made if self.tokenizer.eos < i < self.tokenizer.pieces])
 
 
-def _batches_alike(order: Sequence[int], requests: Sequence[Any]) -> Iterable[tuple[dict[str, Any], list[int]]]:
+@dataclass(frozen=True)
+class Asked:
+    """One generation that is asked for: the `sample`-th of its prompt, from 0."""
+
+    prompt: str
+    settings: dict[str, Any]
+    sample: int
+
+    @property
+    def seed(self) -> int:
+        """The same for the same prompt and sample, in every run and for every checkpoint."""
+        return zlib.crc32(f"{self.sample}:{self.prompt}".encode("utf-8", "surrogatepass"))
+
+
+def _numbered(requests: Sequence[Any]) -> Iterator[Asked]:
+    before: Counter[int] = Counter()
+    for request in requests:
+        prompt, settings = request.args
+        yield Asked(prompt, settings, before[id(request)])
+        before[id(request)] += 1
+
+
+def _choice(settings: dict[str, Any], asked: Sequence[Asked]) -> Choose:
+    """How tokens are chosen. A task that does not say is answered greedily, and so is one of temperature 0."""
+    temperature = float(settings.get("temperature") or 0.0)
+    if not settings.get("do_sample", temperature > 0):
+        return greedily
+    return sampled(Sampling(temperature or 1.0, float(settings.get("top_p") or 1.0)), [one.seed for one in asked])
+
+
+def _batches_alike(order: Sequence[int], asked: Sequence[Asked]) -> Iterable[list[int]]:
     """Runs of requests with equal settings, at most `_PROMPTS_PER_BATCH` long."""
     batch: list[int] = []
     for i in order:
-        if batch and (len(batch) == _PROMPTS_PER_BATCH or requests[i].args[1] != requests[batch[0]].args[1]):
-            yield requests[batch[0]].args[1], batch
+        if batch and (len(batch) == _PROMPTS_PER_BATCH or asked[i].settings != asked[batch[0]].settings):
+            yield batch
             batch = []
         batch.append(i)
     if batch:
-        yield requests[batch[0]].args[1], batch
+        yield batch
 
 
 def _stop_strings(settings: dict[str, Any]) -> tuple[str, ...]:

@@ -16,9 +16,12 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 _NUM_OPTIONS = 4
 _CONTEXT_LINES = 8
+_FIRST_LINES = 2
 _CONTEXT_CHARACTERS = 240  # about 80 tokens: fits the shorter context of k2_tiny
 _SHORTEST_NAME = 3
 _PASSAGE_CHARACTERS = 400
+_FEWEST_WORDS = 4
+_PAIR_CHARACTERS = 30  # a whole sentence is one answer, which must fit the shortest context there is: 32 tokens in the tests
 _SHORTEST_PASSAGE = 64
 
 
@@ -44,6 +47,27 @@ class IdentifierQuestion:
 
 
 @dataclass(frozen=True)
+class NamesQuestion:
+    """Which of `options` does the code after `context` use? `right` has a mark for each: 1 for those that stand in the next lines."""
+
+    document: str
+    subset: str
+    context: str
+    options: tuple[str, ...]
+    right: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SwappedPair:
+    """A line of text, and the same with two of its words swapped."""
+
+    document: str
+    subset: str
+    original: str
+    swapped: str
+
+
+@dataclass(frozen=True)
 class Passage:
     """A piece of text whose every byte is to be predicted."""
 
@@ -62,7 +86,7 @@ class Sum:
     right: int
 
 
-Question = IdentifierQuestion | Passage | Sum
+Question = IdentifierQuestion | NamesQuestion | SwappedPair | Passage | Sum
 
 
 def row(question: Question) -> dict[str, Any]:
@@ -87,6 +111,25 @@ def passages(documents: Sequence[HeldOutDocument], count: int) -> list[Passage]:
     by_subset: dict[str, list[Passage]] = {}
     for document in sorted(documents, key=lambda d: (d.subset, d.id)):
         by_subset.setdefault(document.subset, []).extend(_cut(document))
+    for found in by_subset.values():
+        random.shuffle(found)
+    return _in_turns(list(by_subset.values()))[:count]
+
+
+def names_used(documents: Sequence[HeldOutDocument], count: int) -> list[NamesQuestion]:
+    """Up to `count` questions, spread over the documents that are Python. The wrong names are other documents'."""
+    random = Random("names_used")  # noqa: S311 (a draw, not a secret)
+    ordered = sorted(documents, key=lambda d: d.id)
+    vocabulary = sorted({name for document in ordered for name, _, _ in _names(document.text)})
+    return _in_turns([list(_names_questions(document, vocabulary, random)) for document in ordered])[:count]
+
+
+def swapped_words(documents: Sequence[HeldOutDocument], count: int) -> list[SwappedPair]:
+    """Up to `count` pairs, spread over the subsets: the first words of a line, two different ones of which change places."""
+    random = Random("swapped_words")  # noqa: S311 (a draw, not a secret)
+    by_subset: dict[str, list[SwappedPair]] = {}
+    for document in sorted(documents, key=lambda d: (d.subset, d.id)):
+        by_subset.setdefault(document.subset, []).extend(_pairs(document, random))
     for found in by_subset.values():
         random.shuffle(found)
     return _in_turns(list(by_subset.values()))[:count]
@@ -119,6 +162,35 @@ def _candidates(document: HeldOutDocument, random: Random) -> Iterator[Identifie
             options = [name, *others[: _NUM_OPTIONS - 1]]
             random.shuffle(options)
             yield IdentifierQuestion(document.id, document.subset, context, tuple(options), options.index(name))
+
+
+def _names_questions(document: HeldOutDocument, vocabulary: Sequence[str], random: Random) -> Iterator[NamesQuestion]:
+    """A question at every few lines of the document."""
+    lines, names = document.text.splitlines(keepends=True), _names(document.text)
+    own = {name for name, _, _ in names}
+    foreign = [name for name in vocabulary if name not in own]
+    for start in range(_FIRST_LINES, len(lines) - _CONTEXT_LINES, _CONTEXT_LINES):
+        used = sorted({name for name, row_number, _ in names if start <= row_number < start + _CONTEXT_LINES})
+        if len(used) >= _NUM_OPTIONS // 2 and len(foreign) >= _NUM_OPTIONS // 2:
+            options = [*random.sample(used, _NUM_OPTIONS // 2), *random.sample(foreign, _NUM_OPTIONS // 2)]
+            random.shuffle(options)
+            context = _context_before(lines, start, 0) + "# names: "
+            yield NamesQuestion(document.id, document.subset, context, tuple(options), tuple(int(name in used) for name in options))
+
+
+def _pairs(document: HeldOutDocument, random: Random) -> Iterator[SwappedPair]:
+    """A pair of the first words of each line that has enough of them."""
+    for line in document.text.splitlines():
+        words = line.split()
+        while len(" ".join(words)) > _PAIR_CHARACTERS:
+            words.pop()
+        if len(words) < _FEWEST_WORDS or not line.isascii():
+            continue
+        first, second = sorted(random.sample(range(len(words)), 2))
+        if words[first] != words[second]:
+            swapped = list(words)
+            swapped[first], swapped[second] = words[second], words[first]
+            yield SwappedPair(document.id, document.subset, " ".join(words), " ".join(swapped))
 
 
 def _names(text: str) -> list[tuple[str, int, int]]:

@@ -1,4 +1,4 @@
-"""Log-likelihoods of continuations and greedy generations, from a Hugging Face causal model and token ids.
+"""Log-likelihoods of continuations, from a Hugging Face causal model and token ids.
 
 Enters: a `LlamaForCausalLM` and pairs of context and continuation. Leaves: for each the sum of log-probabilities in nats, and
 whether greedy decoding would have said the same. Only the positions that are asked for reach the head; options that share a context
@@ -7,7 +7,7 @@ are laid behind it side by side, each seeing the context and itself (a tree mask
 Shapes: B rows, T positions, D width, V vocabulary rows, N asked positions.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -149,27 +149,3 @@ def _asked(tree: Tree) -> Iterator[int]:
         yield len(tree.context) - 1
         yield from range(start, start + len(ids) - 1)
         start += len(ids) - 1
-
-
-@torch.inference_mode()
-def generate_greedily(model: Any, prompts: Sequence[Ids], max_new: int, finished: Callable[[list[int]], bool]) -> list[list[int]]:
-    """The most likely tokens after each prompt, until `finished` says so of a row or `max_new` are made."""
-    width = max(len(prompt) for prompt in prompts)
-    ids_BT = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=model.device)
-    mask_BT = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
-    made: list[list[int]] = [[] for _ in prompts]
-    running, cache = set(range(len(prompts))), None
-    for _ in range(max_new):
-        output = model(
-            input_ids=ids_BT, attention_mask=mask_BT, position_ids=positions_BT, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
-        ids_BT, cache = output.logits[:, -1].argmax(-1, keepdim=True), output.past_key_values
-        for row in sorted(running):
-            made[row].append(int(ids_BT[row, 0]))
-        running -= {row for row in running if finished(made[row])}
-        if not running:
-            break
-        mask_BT = torch.cat((mask_BT, torch.ones_like(ids_BT)), dim=-1)
-        positions_BT = positions_BT[:, -1:] + 1
-    return made

@@ -20,6 +20,8 @@ class Score(BaseModel):
     stderr: float | None = Field(description="standard error of the mean, where the metric is one")
     samples: Annotated[int, Field(ge=1)]
     higher_is_better: bool
+    harness: str = Field(default="", description="name and version of the evaluation library: its task definitions are part of a score")
+    data: str = Field(default="", description="digest that names the data asked")
 
 
 class ScoreRow(Score):
@@ -33,10 +35,19 @@ class ScoreRow(Score):
 
 
 def read_scores(layout: RunLayout) -> list[ScoreRow]:
-    """Every score of the run, by tokens trained, then in the order in which they were written."""
-    receipts = [receipt for receipt in receipts_in(layout.all_scores) if receipt.kind == "scores"]
-    ordered = sorted(receipts, key=lambda r: (r.facts["tokens"], r.name))
+    """Every score of the run, by tokens trained, then in the order in which they were written; what is scored task by task and not (yet)
+    part of a checkpoint's own scores comes behind them."""
+    closed = [receipt for receipt in receipts_in(layout.all_scores) if receipt.kind == "scores"]
+    known = {(receipt.name, score["task"]) for receipt in closed for score in receipt.facts["scores"]}
+    single = [r for r in task_receipts(layout) if (r.name, r.facts["task"]) not in known]
+    ordered = sorted([*closed, *single], key=lambda r: (r.facts["tokens"], r.name))
     return [line for receipt in ordered for line in rows_of(receipt)]
+
+
+def task_receipts(layout: RunLayout) -> list[Receipt]:
+    """The receipts of all that is scored task by task, by checkpoint, suite and task."""
+    folders = sorted(path for path in layout.all_task_scores.glob("*/*") if path.is_dir())
+    return [receipt for folder in folders for receipt in receipts_in(folder)]
 
 
 def rows_of(receipt: Receipt) -> list[ScoreRow]:

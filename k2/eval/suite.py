@@ -1,61 +1,69 @@
 """Builds a run's evaluation suite: lm-eval task files beside the data they ask, under one receipt.
 
-Enters: the run's held-out documents. Leaves: `suites/<suite>/` with `*.yaml` (shipped with the package, unchanged), `*.jsonl`
-and a receipt whose digest names the data in every score. Torch-free: preparing data must not load it.
+Enters: the run's held-out documents, or a mirror of the benchmarks' data sets. Leaves: `suites/<suite>/` with `*.yaml` (shipped with the
+package, unchanged), the `*.jsonl` of a suite that brings its data, and a receipt that names the data of every task. Torch-free: preparing
+data must not load it.
 """
 
 import json
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from k2.eval.held_out import HeldOutDocument, Question, identifier_questions, passages, row, sums
+from k2.eval.held_out import HeldOutDocument, Question, identifier_questions, names_used, passages, row, sums, swapped_words
+from k2.eval.mirror import data_digest, missing_in
+from k2.eval.tasks import REPORT_SUITE, SuiteError, task_files, tasks_of
 from k2.recipe.load import digest
-from k2.recipe.schema import Recipe
+from k2.recipe.schema import Place, Recipe
 from k2.run.durable import durable_folder
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, digest_file, find_receipt, now, seal_folder
 
-# so few that a checkpoint of k2_tiny costs less than a CPU-second
+# so few that a checkpoint of k2_tiny costs about a CPU-second
 _IDENTIFIER_QUESTIONS = 100
 _PASSAGES = 32
 _SUMS = 40
 _SHOTS = 3
+_NAME_QUESTIONS = 24
+_PAIRS = 32
 
 
-class SuiteError(ValueError):
-    """A suite that cannot be built. The text is for the user."""
+def build_suites(recipe: Recipe, place: Place, layout: RunLayout) -> None:
+    """Build every suite of the recipe, each once."""
+    for suite in recipe.evaluation.suites:
+        build_suite(recipe, place, layout, suite)
 
 
-def build_suite(recipe: Recipe, layout: RunLayout) -> Receipt:
-    """Build the recipe's suite into the run directory, once; give back its receipt."""
-    suite = recipe.evaluation.suite
+def build_suite(recipe: Recipe, place: Place, layout: RunLayout, suite: str) -> Receipt:
+    """Build the suite into the run directory, once; give back its receipt. `SuiteError` where its data is missing."""
     folder = layout.suite(suite)
     found = find_receipt(folder)
     if found is not None:
         return found
-    task_files = _task_files(suite)
-    data = _data(read_held_out(layout.held_out))
+    texts = task_files(suite)
+    mirrored = _mirrored(place) if suite == REPORT_SUITE else {}
+    data = {} if suite == REPORT_SUITE else _data(read_held_out(layout.held_out))
     receipt = Receipt(
         kind="suite",
         name=suite,
         recipe=digest(recipe),
         made_at=now(),
-        inputs={"held_out": digest_file(layout.held_out)},
-        facts={"tasks": sorted(task_files), "rows": {name: len(rows) for name, rows in data.items()}},
+        inputs={} if suite == REPORT_SUITE else {"held_out": digest_file(layout.held_out)},
+        facts={
+            "tasks": sorted(task.name for task in tasks_of(suite)),
+            "data": mirrored,
+            "rows": {name: len(rows) for name, rows in data.items()},
+        },
     )
     with durable_folder(folder) as beside:
-        for name, text in task_files.items():
+        for name, text in texts.items():
             (beside / f"{name}.yaml").write_text(text, "utf-8")
+        for path in _shipped_data(suite):
+            (beside / path.name).write_bytes(path.read_bytes())
         for name, rows in data.items():
             _write_rows(beside / f"{name}.jsonl", rows)
         return seal_folder(beside, receipt)
-
-
-def shipped_suites() -> tuple[str, ...]:
-    """Names of the suites that come with the package."""
-    folder = resources.files("k2.eval") / "suites"
-    return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
 
 
 def read_held_out(path: Path) -> list[HeldOutDocument]:
@@ -69,19 +77,32 @@ def read_held_out(path: Path) -> list[HeldOutDocument]:
     return [HeldOutDocument(str(r["id"]), str(r["subset"]), str(r["text"])) for r in rows]
 
 
-def _task_files(suite: str) -> dict[str, str]:
-    if suite not in shipped_suites():
-        raise SuiteError(f"evaluation.suite = {suite!r} is not one of the shipped suites: {', '.join(shipped_suites())}")
-    folder = resources.files("k2.eval") / "suites" / suite
-    return {f.name.removesuffix(".yaml"): f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".yaml")}
+def _mirrored(place: Place) -> dict[str, str]:
+    """The digest of every data set of the mirror, by name. `SuiteError` names what is missing and how to get it."""
+    how = "fill a folder with `k2 eval fetch --to DIR` and name it as benchmarks_dir in the place"
+    if place.benchmarks_dir is None:
+        raise SuiteError(f"the suite {REPORT_SUITE} asks published data sets, and the place names no folder that holds them: {how}")
+    mirror = Path(place.benchmarks_dir)
+    missing = missing_in(mirror)
+    if missing:
+        raise SuiteError(f"{mirror} lacks {len(missing)} data sets of the suite {REPORT_SUITE}: {', '.join(missing)}; {how}")
+    names = {task.data_set for task in tasks_of(REPORT_SUITE) if task.data_set}
+    return {name: data_digest(mirror, name) for name in sorted(names)}
+
+
+def _shipped_data(suite: str) -> list[Any]:
+    """The data files that the suite ships as they are."""
+    return [file for file in (resources.files("k2.eval") / "suites" / suite).iterdir() if file.name.endswith(".jsonl")]
 
 
 def _data(documents: list[HeldOutDocument]) -> Mapping[str, list[Question]]:
-    """The rows of every data file."""
+    """The rows of every data file that is made from held-out text."""
     additions = sums(_SUMS + _SHOTS)
     data: dict[str, list[Question]] = {
         "next_identifier": list(identifier_questions(documents, _IDENTIFIER_QUESTIONS)),
+        "names_used": list(names_used(documents, _NAME_QUESTIONS)),
         "bits_per_byte": list(passages(documents, _PASSAGES)),
+        "swapped_words": list(swapped_words(documents, _PAIRS)),
         "addition": list(additions[_SHOTS:]),
         "addition_shots": list(additions[:_SHOTS]),
     }

@@ -244,9 +244,34 @@ class Fault(Part):
     learning_rate_factor: Positive
 
 
+class SuitePolicy(Part):
+    """A further suite, and the checkpoints that are scored with it."""
+
+    suite: Name
+    every: Count = Field(default=1, description="every k-th checkpoint is scored with it, and the last")
+
+
 class Evaluation(Part):
+    """Which suites score which checkpoints: a quick one each, for instance, and the 21 benchmarks every third."""
+
     suite: Name
     every: Count = Field(default=1, description="every k-th checkpoint is scored, and the last")
+    more: tuple[SuitePolicy, ...] = Field(default=(), description="further suites, each with its own checkpoints")
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        """Every suite of the run."""
+        return (self.suite, *(policy.suite for policy in self.more))
+
+    def suites_of(self, number: int, last: bool) -> tuple[str, ...]:
+        """The suites that the checkpoint of that number is scored with."""
+        policies = (SuitePolicy(suite=self.suite, every=self.every), *self.more)
+        return tuple(policy.suite for policy in policies if last or number % policy.every == 0)
+
+    @model_validator(mode="after")
+    def _suites_differ(self) -> Self:
+        _no_repeats("evaluation", list(self.suites))
+        return self
 
 
 class Publishing(Part):
@@ -378,6 +403,8 @@ class Place(Part):
     )
     threads_per_rank: Count = 1
     evaluator_niceness: Annotated[int, Field(ge=0, le=19)] = 10
+    benchmarks_dir: str | None = Field(default=None, description="folder of the benchmarks' data sets, as `k2 eval fetch` fills it")
+    run_generated_code: bool = Field(default=False, description="score tasks that run programs written by the model, each in its own jail")
     data_dir: str = Field(default=".", description="folder under which `files` sources and tokenizers lie")
     read_from: tuple[str, ...] = Field(
         default=("s3://", "hf://"), description="beginnings of the addresses that `files` sources may be read from; () allows none"

@@ -63,7 +63,7 @@ def duty_folder(layout: RunLayout, checkpoint: str, duty: Duty) -> Path:
 def read_holdings(recipe: Recipe, layout: RunLayout, facts: list[Fact]) -> Holdings:
     """Read the run directory. Cheap enough to be called once a second: receipts never change once written."""
     return Holdings(
-        prepared=find_receipt(layout.all_chunks) is not None and find_receipt(layout.suite(recipe.evaluation.suite)) is not None,
+        prepared=all(find_receipt(path) is not None for path in (layout.all_chunks, *map(layout.suite, recipe.evaluation.suites))),
         checkpoints=tuple(held_checkpoints(recipe, layout)),
         reached={stage.name: _reached(layout, facts, stage.name) for stage in recipe.stages},
         released=find_receipt(layout.release) is not None,

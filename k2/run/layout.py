@@ -162,6 +162,23 @@ class RunLayout:
     def scores(self, name: str) -> Path:
         return self.all_scores / name
 
+    @property
+    def all_task_scores(self) -> Path:
+        """What is scored task by task, before and beside the scores that a checkpoint is owed."""
+        return self.root / "task_scores"
+
+    def task_scores(self, name: str, suite: str, task: str) -> Path:
+        """Folder of one task's scores and answers, with their receipt."""
+        return self.all_task_scores / name / suite / task
+
+    def task_failures(self, name: str) -> Path:
+        """Every attempt at a task that failed, `.jsonl`."""
+        return self.all_task_scores / name / "failures.jsonl"
+
+    def questions(self, suite: str, task: str) -> Path:
+        """Folder of what the task asks, the same for every checkpoint."""
+        return self.root / "questions" / suite / task
+
     def published(self, name: str) -> Path:
         return self.root / "published" / name
 

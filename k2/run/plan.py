@@ -124,8 +124,7 @@ def duties_of(recipe: Recipe, checkpoint: HeldCheckpoint) -> tuple[Duty, ...]:
     if checkpoint.kind != "chunk":
         return ()
     number = int(checkpoint.name.removeprefix("ckpt_"))
-    last = number == sum(stage.chunks for stage in recipe.stages)
-    scored = last or number % recipe.evaluation.every == 0
+    scored = bool(suites_due(recipe, checkpoint.name))
     published = is_published(recipe, checkpoint.stage, number)
     owed: dict[Duty, bool] = {"verified": True, "exported": scored or published, "evaluated": scored, "published": published, "shown": True}
     return tuple(duty for duty in DUTIES if owed[duty])
@@ -135,6 +134,12 @@ def is_published(recipe: Recipe, stage: str, number: int) -> bool:
     """Whether the checkpoint of that number, which ends a chunk of the stage, is owed its publication."""
     last = number == sum(each.chunks for each in recipe.stages)
     return last or number % recipe.publishing.every_of(stage) == 0
+
+
+def suites_due(recipe: Recipe, checkpoint: str) -> tuple[str, ...]:
+    """The suites that a chunk's checkpoint is scored with, by its name."""
+    number = int(checkpoint.removeprefix("ckpt_"))
+    return recipe.evaluation.suites_of(number, last=number == sum(stage.chunks for stage in recipe.stages))
 
 
 def unsettled_duties(recipe: Recipe, holdings: Holdings, checkpoints: Container[str] | None = None) -> list[Settle]:

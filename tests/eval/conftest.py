@@ -8,13 +8,13 @@ from pathlib import Path
 
 os.environ["HF_DATASETS_OFFLINE"] = os.environ["TQDM_DISABLE"] = "1"
 _CACHE = tempfile.TemporaryDirectory(prefix="k2-test-datasets-")  # removed when the tests end
-os.environ["HF_DATASETS_CACHE"] = _CACHE.name
+os.environ["HF_DATASETS_CACHE"] = os.environ["HF_HOME"] = _CACHE.name
 
 import pytest
 import torch
 
 from k2.data.build import build
-from k2.eval.suite import build_suite
+from k2.eval.suite import build_suites
 from k2.model.layers import build_plain
 from k2.recipe.load import digest, load_recipe, to_toml
 from k2.recipe.schema import Place, Recipe
@@ -35,7 +35,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> RunLay
     layout = RunLayout(tmp_path_factory.mktemp("prepared") / "mini-1")
     build(recipe, Place(data_dir=str(TESTS / "corpus")), layout, lambda _: None)
     layout.recipe.write_text(to_toml(recipe))
-    build_suite(recipe, layout)
+    build_suites(recipe, Place(), layout)
     return layout
 
 

@@ -5,7 +5,8 @@ from random import Random
 import pytest
 import torch
 
-from k2.eval.likelihood import Request, Tree, batches, generate_greedily, likelihoods, trees
+from k2.eval.generation import Sampling, generate, sampled
+from k2.eval.likelihood import Request, Tree, batches, likelihoods, trees
 
 LENGTH = 48
 
@@ -55,7 +56,7 @@ def test_they_equal_one_forward_pass_a_request(model: torch.nn.Module, seed: int
 
 def test_what_greedy_decoding_makes_is_called_greedy(model: torch.nn.Module) -> None:
     prompts = [(2, 5, 9), (2, 77), (2, 5, 9, 11, 12, 13)]
-    made = generate_greedily(model, prompts, 5, lambda new: False)
+    made = generate(model, prompts, 5, lambda new: False)
     asked = [Request(prompt, tuple(new)) for prompt, new in zip(prompts, made, strict=True)]
     assert [len(new) for new in made] == [5, 5, 5]
     assert all(answer.greedy for answer in likelihoods(model, asked, LENGTH))
@@ -64,7 +65,7 @@ def test_what_greedy_decoding_makes_is_called_greedy(model: torch.nn.Module) -> 
 def test_generations_equal_those_of_transformers(model: torch.nn.Module) -> None:
     random = Random(9)
     prompts = [tuple(random.randrange(3, 100) for _ in range(n)) for n in (1, 4, 13, 40)]
-    made = generate_greedily(model, prompts, 6, lambda new: False)
+    made = generate(model, prompts, 6, lambda new: False)
     for prompt, new in zip(prompts, made, strict=True):
         theirs = model.generate(
             torch.tensor([prompt]), max_new_tokens=6, min_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0
@@ -73,7 +74,7 @@ def test_generations_equal_those_of_transformers(model: torch.nn.Module) -> None
 
 
 def test_generation_ends_when_every_row_is_finished(model: torch.nn.Module) -> None:
-    made = generate_greedily(model, [(2, 5), (2, 6)], 20, lambda new: len(new) == 3)
+    made = generate(model, [(2, 5), (2, 6)], 20, lambda new: len(new) == 3)
     assert [len(new) for new in made] == [3, 3]
 
 
@@ -96,3 +97,24 @@ def test_batches_hold_every_tree_once_within_the_budget() -> None:
 def test_a_request_that_cannot_be_scored_is_refused(model: torch.nn.Module, request_: Request) -> None:
     with pytest.raises(ValueError, match="cannot be scored"):
         likelihoods(model, [request_], LENGTH)
+
+
+def test_a_row_draws_the_same_whatever_stands_beside_it(model: torch.nn.Module) -> None:
+    prompts, seeds = [(2, 5, 9), (2, 6), (2, 5, 9), (2, 7, 8, 9)], [1, 2, 3, 4]
+    together = generate(model, prompts, 8, lambda new: False, sampled(Sampling(1.5), seeds))
+    alone = [generate(model, [p], 8, lambda new: False, sampled(Sampling(1.5), [s]))[0] for p, s in zip(prompts, seeds, strict=True)]
+    assert together == alone
+    assert together[0] != together[2]  # the same prompt, another sample
+
+
+def test_draws_follow_the_probabilities_and_stay_within_top_p() -> None:
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().expand(4000, 4)
+    drawn = sampled(Sampling(1.0), range(4000))(logits)[:, 0]
+    shares = [(drawn == token).float().mean().item() for token in range(4)]
+    assert shares == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.03)
+    kept = sampled(Sampling(1.0, top_p=0.75), range(4000))(logits)[:, 0]
+    assert set(kept.tolist()) == {0, 1}  # 0.5 is not enough, 0.8 is
+    cold = sampled(Sampling(0.01), range(4000))(logits)[:, 0]
+    assert set(cold.tolist()) == {0}
+    with pytest.raises(ValueError, match="set do_sample to false"):
+        Sampling(0.0)

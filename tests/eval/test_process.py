@@ -51,14 +51,14 @@ def test_named_checkpoints_are_scored_and_their_rows_printed(layout: RunLayout, 
     done = run_evaluator(layout, [], "--checkpoint", "ckpt_001", "--suite", "k2_tiny")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(rows) == 7
+    assert len(rows) == 10
     assert {"checkpoint", "stage", "task", "shots", "metric", "value", "stderr", "samples"} <= rows[0].keys()
 
 
-def test_another_suite_than_the_recipes_is_refused(layout: RunLayout) -> None:
-    done = run_evaluator(layout, [], "--checkpoint", "ckpt_001", "--suite", "k2_21")
+def test_a_suite_that_does_not_ship_is_refused(layout: RunLayout) -> None:
+    done = run_evaluator(layout, [], "--checkpoint", "ckpt_001", "--suite", "k2_all")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "this run is scored with k2_tiny" in done.stderr
+    assert "'k2_all' is not one of the shipped suites: k2_21, k2_tiny" in done.stderr
 
 
 def test_what_libraries_print_never_reaches_the_answers(capfd: pytest.CaptureFixture[str]) -> None:

@@ -17,9 +17,15 @@ METRICS = {
     ("addition_choice", 3, "acc_norm"): True,
     ("bits_per_byte", 0, "bits_per_byte"): False,
     ("bits_per_byte", 0, "byte_perplexity"): False,
+    ("names_used", 0, "mc2"): True,
     ("next_identifier", 0, "acc"): True,
     ("next_identifier", 0, "acc_norm"): True,
+    ("swapped_words", 0, "pct_original"): True,
+    ("swapped_words", 0, "likelihood_diff"): True,
 }
+
+
+NOT_ALLOWED = "it runs programs that the model wrote, which the place does not allow (run_generated_code)"
 
 
 @pytest.fixture
@@ -36,21 +42,24 @@ def evaluator(recipe: Recipe, layout: RunLayout, save_checkpoint: Callable[..., 
 def test_a_scored_checkpoint_in_full(evaluator: Evaluator, layout: RunLayout) -> None:
     receipt = read_receipt(layout.scores("ckpt_004"))
     suite = read_receipt(layout.suite("k2_tiny"))
-    assert receipt.inputs == {"export": read_receipt(layout.export("ckpt_004")).digest, "suite": suite.digest}
+    assert receipt.inputs == {"export": read_receipt(layout.export("ckpt_004")).digest, "k2_tiny": suite.digest}
     assert {key: receipt.facts[key] for key in ("stage", "step", "tokens", "suite")} == {
         "stage": "stage2", "step": 28, "tokens": 3584, "suite": "k2_tiny",
     }  # fmt: skip
-    assert receipt.facts["data"] == suite.digest
     assert receipt.facts["harness"] == "lm_eval 0.4.13"
+    assert receipt.facts["failed"] == {}
+    assert receipt.facts["not_owed"] == {"write_function": NOT_ALLOWED}
     assert check_files(layout.scores("ckpt_004"), receipt) == []
-    assert {file.path for file in receipt.files} == {f"samples_{task}.jsonl" for task, _, _ in METRICS}
+    tasks = {*(task for task, _, _ in METRICS), "prompt_gallery"}
+    assert {file.path for file in receipt.files} == {f"samples_{task}.jsonl" for task in tasks}
 
     rows = read_scores(layout)
-    assert [row.checkpoint for row in rows] == ["ckpt_001"] * 7 + ["ckpt_004"] * 7
+    assert [row.checkpoint for row in rows] == ["ckpt_001"] * len(METRICS) + ["ckpt_004"] * len(METRICS)
     for row in rows:
         assert row.higher_is_better == METRICS[row.task, row.shots, row.metric]
         assert row.stage == {"ckpt_001": "stage1", "ckpt_004": "stage2"}[row.checkpoint]
-        assert (row.stderr is not None) == (row.task != "bits_per_byte")
+        assert (row.stderr is not None) == (row.task != "bits_per_byte" and row.samples > 1)
+        assert (row.harness, row.data) == ("lm_eval 0.4.13", suite.digest)
     assert_values_follow_from_samples([row for row in rows if row.checkpoint == "ckpt_004"], layout)
     assert len({row.value for row in rows if row.metric == "bits_per_byte"}) == 2
     assert_again_costs_nothing(evaluator, layout)

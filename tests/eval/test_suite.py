@@ -8,11 +8,15 @@ import pytest
 
 from k2.data.stream import Stream
 from k2.eval.held_out import HeldOutDocument, identifier_questions, passages, sums
-from k2.eval.suite import SuiteError, build_suite, read_held_out, shipped_suites
-from k2.recipe.schema import Recipe
+from k2.eval.suite import build_suite, build_suites, read_held_out
+from k2.eval.tasks import SuiteError, shipped_suites, tasks_of
+from k2.recipe.schema import Place, Recipe
 from k2.run.layout import RunLayout
 from k2.run.receipt import check_files, digest_file, read_receipt
 
+TASKS = [
+    "addition", "addition_choice", "bits_per_byte", "names_used", "next_identifier", "prompt_gallery", "swapped_words", "write_function",
+]  # fmt: skip
 CODE = """def width_of(items, margin):
     total = 0
     for item in items:
@@ -36,7 +40,7 @@ def test_the_receipt_covers_every_file_and_names_the_held_out_text(prepared: Run
     assert (receipt.kind, receipt.name) == ("suite", "k2_tiny")
     assert receipt.inputs == {"held_out": digest_file(prepared.held_out)}
     assert check_files(folder, receipt) == []
-    assert receipt.facts["tasks"] == ["addition", "addition_choice", "bits_per_byte", "next_identifier"]
+    assert receipt.facts["tasks"] == [task.name for task in tasks_of("k2_tiny")] == TASKS
     assert receipt.facts["rows"] == {name: len(rows(prepared, name)) for name in receipt.facts["rows"]}
     assert {file.path for file in receipt.files} == {p.name for p in folder.iterdir()} - {"receipt.json"}
 
@@ -45,12 +49,12 @@ def test_the_same_held_out_text_gives_the_same_bytes(recipe: Recipe, prepared: R
     again = RunLayout(tmp_path / "again")
     again.held_out.parent.mkdir(parents=True)
     again.held_out.write_bytes(prepared.held_out.read_bytes())
-    assert build_suite(recipe, again).digest == read_receipt(prepared.suite("k2_tiny")).digest
+    assert build_suite(recipe, Place(), again, "k2_tiny").digest == read_receipt(prepared.suite("k2_tiny")).digest
 
 
 def test_a_built_suite_is_kept(recipe: Recipe, prepared: RunLayout) -> None:
     before = read_receipt(prepared.suite("k2_tiny"))
-    assert build_suite(recipe, prepared) == before
+    assert build_suite(recipe, Place(), prepared, "k2_tiny") == before
 
 
 def test_every_row_comes_from_a_document_that_is_never_trained_on(prepared: RunLayout) -> None:
@@ -95,6 +99,25 @@ def test_prose_asks_no_identifiers_and_passages_take_turns_over_the_subsets() ->
     assert passages([HeldOutDocument("s", "prose", "Too short.")], 3) == []
 
 
+def test_half_of_the_names_are_used_and_half_are_foreign(prepared: RunLayout) -> None:
+    held_out = {document.id: document.text for document in read_held_out(prepared.held_out)}
+    questions = rows(prepared, "names_used")
+    assert questions
+    for row in questions:
+        assert sum(row["right"]) == 2
+        for name, right in zip(row["options"], row["right"], strict=True):
+            assert (name in held_out[row["document"]]) >= right
+
+
+def test_a_pair_is_a_line_and_the_line_with_two_words_swapped(prepared: RunLayout) -> None:
+    pairs = rows(prepared, "swapped_words")
+    assert {pair["subset"] for pair in pairs} == {"prose", "code", "law"}
+    for pair in pairs:
+        differ = [(a, b) for a, b in zip(pair["original"].split(), pair["swapped"].split(), strict=True) if a != b]
+        assert len(differ) == 2
+        assert differ[0] == differ[1][::-1]
+
+
 def test_sums_add_up() -> None:
     for row in sums(43):
         a, _, b, _ = row.question.split()
@@ -106,16 +129,16 @@ def test_sums_add_up() -> None:
 def test_no_held_out_text_no_suite(recipe: Recipe, tmp_path: Path) -> None:
     empty = RunLayout(tmp_path / "empty")
     with pytest.raises(SuiteError, match=r"set data\.held_out above 0"):
-        build_suite(recipe, empty)
+        build_suite(recipe, Place(), empty, "k2_tiny")
     empty.held_out.parent.mkdir(parents=True)
     empty.held_out.write_text(json.dumps({"id": "a", "subset": "prose", "text": "No code here.\n" * 20}) + "\n")
     with pytest.raises(SuiteError, match=r"'next_identifier'.*needs Python code"):
-        build_suite(recipe, empty)
+        build_suite(recipe, Place(), empty, "k2_tiny")
     assert not empty.suite("k2_tiny").exists()
 
 
 def test_an_unknown_suite_is_refused_with_those_there_are(recipe: Recipe, tmp_path: Path) -> None:
     other = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"suite": "k2_all"})})
-    with pytest.raises(SuiteError, match="'k2_all' is not one of the shipped suites: k2_tiny"):
-        build_suite(other, RunLayout(tmp_path))
-    assert shipped_suites() == ("k2_tiny",)
+    with pytest.raises(SuiteError, match="'k2_all' is not one of the shipped suites: k2_21, k2_tiny"):
+        build_suites(other, Place(), RunLayout(tmp_path))
+    assert shipped_suites() == ("k2_21", "k2_tiny")
