@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from flows.resumption import refused_in_a_row
 from flows.run import Run
 from flows.verdicts import close_attempt
 from k2.checkpoint.select import set_bad_aside
@@ -30,6 +31,7 @@ from k2.watch.follow import VERDICT
 POLL_SECONDS = 0.25
 STOP_SECONDS = 20.0  # an orchestrator kills what does not end within 30
 MAX_FRUITLESS = 3  # attempts in a row that crash without reaching another checkpoint
+MAX_REFUSED = 2  # resumes in a row whose first steps were wrong: then somebody must look
 CRASH_PAUSE_SECONDS = 1.0
 WATCHER_PAUSE_SECONDS = 1.0
 
@@ -71,7 +73,7 @@ def train_segment(run: Run, action: Train, beside: Beside) -> None:
     close_attempt(run, AttemptEnded(attempt=action.attempt, outcome=outcome, exit_code=code, reason=reason))
     if request is not None and request.reason == VERDICT:  # answered, even where the trainer ended before it could stop
         clear_stop_request(run.layout)
-    if outcome == "crashed":
+    if outcome == "crashed" and not an_older_one_is_tried(run, action):
         _refuse_endless_crashes(run, action)
 
 
@@ -194,6 +196,17 @@ def _refuse_endless_crashes(run: Run, action: Train) -> None:
             f"and go on with `k2 resume {run.layout.name}`. From {run.layout.trainer_log(action.attempt)}:\n" + "\n".join(said)
         )
     time.sleep(CRASH_PAUSE_SECONDS)
+
+
+def an_older_one_is_tried(run: Run, action: Train) -> bool:
+    """Whether the attempt refused what its checkpoint gave, and the next older may be tried. `TrainingFailed` at the second in a row."""
+    refused = refused_in_a_row(run.facts())
+    if len(refused) >= MAX_REFUSED:
+        raise TrainingFailed(
+            f"{len(refused)} resumes in a row were bad, so it is hardly the files: {refused[0].why}. The checkpoints are kept in "
+            f"{run.layout.quarantine}; mend the cause and go on with `k2 resume {run.layout.name}`, from the next older one."
+        )
+    return bool(refused)
 
 
 def ranks_words(log: str, lines: int = 15) -> list[str]:

@@ -6,6 +6,7 @@ before it left behind. Verdicts are functions of records and ledger: whoever jud
 
 from datetime import UTC, datetime
 
+from flows.resumption import set_bad_resume_aside
 from flows.run import Run
 from k2.run.ledger import AttemptEnded, AttemptStarted, Fact
 from k2.run.moments import moment
@@ -17,7 +18,8 @@ from k2.watch.policy import answer, judge
 def close_attempt(run: Run, ended: AttemptEnded) -> None:
     """Note the end of the attempt and the answer to its malignant verdict, if it has one that nobody answered."""
     moment("attempt.ended")
-    run.record(ended, *_answers(run, run.facts()))
+    refused = set_bad_resume_aside(run, ended)
+    run.record(ended, *refused, *(() if refused else _answers(run, run.facts())))
     moment("verdict.recorded")
 
 

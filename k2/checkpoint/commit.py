@@ -1,110 +1,124 @@
-"""The commit of a checkpoint by all ranks: written beside, digested, receipt last, synced, renamed.
+"""The commit of a checkpoint by all ranks, through the disk alone: written beside, digested, receipt last, synced, renamed.
 
-Only the rename makes it exist; a crash or a full disk at any point before leaves a hidden folder that nobody reads.
-A problem of one rank is agreed upon by all of them, so that they end together with one message.
+Every rank writes and syncs its share in a hidden folder and hands in a note of it; rank 0 waits for all notes, writes the
+receipt and renames the folder. Only the rename makes the checkpoint exist: a death or a full disk at any point before leaves a
+hidden folder that nobody reads. No rank talks to another, so all of it can go on beside the training.
 """
 
+import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import torch
-import torch.distributed as dist
+from pydantic import BaseModel, ConfigDict
 
-from k2.run.durable import commit_folder, open_beside
-from k2.run.receipt import Receipt, check_files, read_receipt, seal_folder
+from k2.checkpoint.shard import STATE, Kind
+from k2.run.durable import UNFINISHED, commit_folder
+from k2.run.injection import strike
+from k2.run.receipt import RECEIPT, FileDigest, Receipt, digest_files, write_receipt
 
-T = TypeVar("T")
-STATE = "state"  # the folder in a checkpoint that the engine fills
-
-
-class AgreedProblem(ValueError):
-    """A problem that all ranks raise together; one of them tells the user."""
+RECIPE = "recipe.toml"  # the recipe that it was trained by, so that a checkpoint explains itself
+_NOTE = ".note"
+_LOOK_SECONDS = 0.01
+FORMAT = 2  # of a checkpoint's folder: shards by `shard`, facts by `facts_of` and the loop
 
 
-def agree(problem: str | None) -> None:
-    """Called by all ranks: raises `AgreedProblem` on all of them when one has a problem, with the text of the first."""
-    world = dist.get_world_size()
-    first = torch.tensor([world if problem is None else dist.get_rank()], device=_device())
-    dist.all_reduce(first, op=dist.ReduceOp.MIN)
-    if int(first) < world:
-        text = [problem]
-        dist.broadcast_object_list(text, src=int(first))
-        raise AgreedProblem(text[0])
+class Measured(BaseModel):
+    """What one rank measured of its numbers while they were at hand."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    updates: int  # of the optimizer
+    squares: dict[Kind, float]  # the sum of squares over the rank's own numbers
+    not_finite: int
 
 
-def together(check: Callable[[], T]) -> T:
-    """Called by all ranks: the value of `check`, or its `ValueError` as a problem of all."""
-    try:
-        value = check()
-    except ValueError as error:
-        agree(str(error))
-        raise
-    agree(None)
-    return value
+class Share(BaseModel):
+    """What one rank wrote: its synced file, and what is in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: FileDigest
+    measured: Measured
 
 
-def any_rank(flag: bool) -> bool:
-    """Called by all ranks: whether the flag is up on one of them."""
-    up = torch.tensor([int(flag)], device=_device())
-    dist.all_reduce(up, op=dist.ReduceOp.MAX)
-    return bool(up)
+class GivenUp(RuntimeError):
+    """The commit was called off: another rank could not write its share."""
 
 
-def commit_checkpoint(target: Path, receipt: Receipt, write_state: Callable[[Path], str | None]) -> None:
-    """Called by all ranks: save to `target`. `write_state` writes this rank's files and says what went wrong.
-
-    `receipt` comes without its files. `AgreedProblem` when it cannot be saved; then nothing of it is left.
-    """
-    beside = _folder_beside(target)
-    try:
-        problem = write_state(beside / STATE)
-        agree(_cannot_save(target, problem) if problem else None)
-        agree(_seal(beside, target, receipt) if dist.get_rank() == 0 else None)
-    except AgreedProblem:
-        if dist.get_rank() == 0:
-            shutil.rmtree(beside, ignore_errors=True)
-        raise
+class Superseded(OSError):
+    """A newer attempt has begun: this one may commit nothing any more."""
 
 
-def verify_together(folder: Path) -> Receipt:
-    """Called by all ranks: the checkpoint's receipt after its files were digested again, each rank taking some of them."""
-    receipt = together(lambda: read_receipt(folder))
-    share = receipt.model_copy(update={"files": receipt.files[dist.get_rank() :: dist.get_world_size()]})
-    wrong = check_files(folder, share)
-    agree(f"checkpoint {folder.name} does not verify: {'; '.join(wrong)}; move it away and start from an older one" if wrong else None)
-    return receipt
+@dataclass(frozen=True)
+class Commit:
+    """One checkpoint on its way. `attempt` is the fencing epoch: two attempts never share a hidden folder."""
+
+    target: Path
+    attempt: int
+    num_ranks: int
+
+    @property
+    def beside(self) -> Path:
+        return self.target.parent / f"{UNFINISHED}{self.target.name}-{self.attempt:04d}"
+
+    def open(self) -> Path:
+        """The folder for the shares. Any rank may be the first."""
+        state = self.beside / STATE
+        state.mkdir(parents=True, exist_ok=True)
+        return state
+
+    def hand_in(self, rank: int, share: Share) -> None:
+        """Note that this rank's share is written and synced."""
+        note = self._note(rank)
+        unfinished = note.with_suffix(".part")
+        unfinished.write_text(share.model_dump_json())
+        os.replace(unfinished, note)
+
+    def collect(self, given_up: Callable[[], bool]) -> list[Share]:
+        """Wait for every rank's note. `GivenUp` when nobody waits for the checkpoint any more."""
+        while not all(self._note(rank).is_file() for rank in range(self.num_ranks)):
+            if given_up():
+                raise GivenUp(self.target.name)
+            time.sleep(_LOOK_SECONDS)
+        return [Share.model_validate_json(self._note(rank).read_bytes()) for rank in range(self.num_ranks)]
+
+    def seal(self, receipt: Receipt, shares: Sequence[Share], texts: Mapping[str, str], may_commit: Callable[[], bool]) -> Receipt:
+        """Make it exist: the small files, the receipt with all files, synced; the rename. `OSError` when it cannot be."""
+        strike("ckpt.before_manifest", receipt.facts.get("step"))
+        for rank in range(self.num_ranks):
+            self._note(rank).unlink()
+        for name, text in texts.items():
+            (self.beside / name).write_text(text, "utf-8")
+        files = (*digest_files(self.beside, [self.beside / name for name in texts]), *(share.file for share in shares))
+        whole = receipt.model_copy(update={"files": files, "facts": receipt.facts | facts_of(shares)})
+        write_receipt(self.beside / RECEIPT, whole)
+        strike("ckpt.before_rename", receipt.facts.get("step"))
+        if not may_commit():
+            raise Superseded(f"attempt {self.attempt} was superseded by a newer one")
+        commit_folder(self.beside, self.target)
+        strike("ckpt.after_rename", receipt.facts.get("step"))
+        return whole
+
+    def forget(self) -> None:
+        """Leave nothing of it."""
+        shutil.rmtree(self.beside, ignore_errors=True)
+
+    def _note(self, rank: int) -> Path:
+        return self.beside / STATE / f"{_NOTE}-{rank:05d}"
 
 
-def _folder_beside(target: Path) -> Path:
-    made: list[str | None] = [None]
-    problem = None
-    if dist.get_rank() == 0:
-        try:
-            beside = open_beside(target)
-            (beside / STATE).mkdir()
-            made = [str(beside)]
-        except OSError as error:
-            problem = _cannot_save(target, error)
-    agree(problem)
-    dist.broadcast_object_list(made, src=0)
-    assert made[0] is not None
-    return Path(made[0])
-
-
-def _seal(beside: Path, target: Path, receipt: Receipt) -> str | None:
-    try:
-        seal_folder(beside, receipt)
-        commit_folder(beside, target)
-    except OSError as error:
-        return _cannot_save(target, error)
-    return None
-
-
-def _cannot_save(target: Path, error: OSError | str) -> str:
-    return f"checkpoint {target.name} could not be saved: {error}. The earlier checkpoints are untouched; make room and resume the run"
-
-
-def _device() -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+def facts_of(shares: Sequence[Share]) -> dict[str, object]:
+    """What the ranks measured, as facts of the whole: a resume holds the numbers that it has loaded against them."""
+    measured = [share.measured for share in shares]
+    updates = {one.updates for one in measured}
+    assert len(updates) == 1, f"ranks disagree on the optimizer's updates: {sorted(updates)}"
+    kinds = measured[0].squares
+    return {
+        "format": FORMAT,
+        "updates": updates.pop(),
+        "squares": {kind: sum(one.squares[kind] for one in measured) for kind in kinds},
+        "not_finite": sum(one.not_finite for one in measured),
+    }

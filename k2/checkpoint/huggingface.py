@@ -44,7 +44,7 @@ def export_checkpoint(recipe: Recipe, layout: RunLayout, name: str, write_tokeni
     checkpoint = read_receipt(layout.checkpoint(name))
     stage = recipe.stage(checkpoint.facts["stage"])
     dtype, type_name = _TYPES[recipe.layout.precision]
-    weights = {key: tensor.to(dtype).contiguous() for key, tensor in read_weights(layout.checkpoint(name), recipe.model).items()}
+    weights = {key: tensor.to(dtype).contiguous() for key, tensor in read_weights(layout.checkpoint(name)).items()}
     rows_BT = stage_rows(layout, stage, _COMPARED_ROWS)
     with durable_folder(layout.export(name)) as beside:
         write_weights(beside, weights, _SHARD_BYTES)

@@ -47,7 +47,7 @@ def set_bad_aside(layout: RunLayout, start: str | None) -> tuple[Rejected, ...]:
     suspects = sorted({*unreadable, *([start] if start is not None else [])})
     rejected = [Rejected(name, "; ".join(wrong)) for name in suspects if (wrong := verify(layout, name))]
     for checkpoint in rejected:
-        _quarantine(layout, checkpoint.name)
+        quarantine(layout, checkpoint.name)
     return tuple(rejected)
 
 
@@ -79,7 +79,7 @@ def _folders(layout: RunLayout) -> list[Path]:
     return [path for path in layout.checkpoints.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
-def _quarantine(layout: RunLayout, name: str) -> None:
+def quarantine(layout: RunLayout, name: str) -> None:
     """Move the checkpoint and what was made of it into a case of their own, beside those that were quarantined under its name before."""
     if not layout.checkpoint(name).exists():
         return

@@ -1,42 +1,37 @@
-"""The weights of a checkpoint by their Hugging Face names, read from the layer files that the engine wrote.
+"""The weights of a checkpoint by their Hugging Face names."""
 
-Nothing but tensors is unpickled. Verify the checkpoint first (`select.verify`): this reads what is there.
-"""
-
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from k2.checkpoint.commit import STATE
-from k2.model.layers import layer_prefixes
-from k2.model.split import split_dimension
-from k2.recipe.schema import Model
-from k2.run.receipt import BrokenOutput
+from k2.checkpoint.shard import STATE, Kind, Piece, shard_name, write_shard
+from k2.checkpoint.state import StateReader
 
 
-def read_weights(checkpoint: Path, model: Model) -> dict[str, Tensor]:
-    """Every weight of the model, in the type it was trained in (float32, or bfloat16 for a bf16 run), on the CPU.
+def read_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """Every weight of the model as the optimizer keeps it, in float32 on the CPU, whatever layout it was saved by.
 
-    They belong to the stage of the checkpoint's receipt: its context and RoPE base go with them.
+    A bf16 run computes with them rounded to bfloat16. They belong to the stage of the checkpoint's receipt: its context and
+    RoPE base go with them. `BrokenOutput` when something is missing.
     """
-    return {
-        name: tensor for index, prefix in enumerate(layer_prefixes(model)) for name, tensor in _layer(checkpoint, index, prefix).items()
-    }
+    with StateReader(checkpoint) as state:
+        return {name: torch.from_numpy(state.whole(name).copy()) for name in state.names}
 
 
-def _layer(checkpoint: Path, index: int, prefix: str) -> dict[str, Tensor]:
-    """One layer's weights; slices of several tensor ranks are joined."""
-    found = sorted((checkpoint / STATE).glob(f"layer_{index:02d}-model_*-model_states.pt"))
-    if not found:
-        raise BrokenOutput(
-            f"{checkpoint / STATE} has no file of layer_{index:02d}: checkpoint {checkpoint.name} is damaged or of another model; "
-            "verify it and use another one"
-        )
-    slices = [torch.load(path, map_location="cpu", weights_only=True) for path in found]
-    return {prefix + name: _joined(prefix + name, [part[name] for part in slices]) for name in slices[0]}
+def write_weights_as_state(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Make the checkpoint folder's state of weights alone, as one shard: what an optimizer starts from."""
+    state = folder / STATE
+    state.mkdir(parents=True, exist_ok=True)
+    kind: Kind = "master"
+    numbers = [(_piece(name, tensor), {kind: _floats(tensor)}) for name, tensor in weights.items()]
+    write_shard(state / shard_name(0), numbers, updates=0)
 
 
-def _joined(name: str, slices: list[Tensor]) -> Tensor:
-    dimension = split_dimension(name)
-    return slices[0] if dimension is None or len(slices) == 1 else torch.cat(slices, dimension)
+def _piece(name: str, tensor: Tensor) -> Piece:
+    return Piece(name, tuple(tensor.shape), 0, tensor.numel())
+
+
+def _floats(tensor: Tensor) -> memoryview:
+    return tensor.detach().to(torch.float32).contiguous().view(-1).numpy().data

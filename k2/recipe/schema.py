@@ -402,6 +402,10 @@ class Place(Part):
         default="auto", description="code of attention: flash-attn, cuDNN or torch's own; auto takes the fastest known for the device"
     )
     threads_per_rank: Count = 1
+    world: str | None = Field(default=None, description="other ranks than the recipe's, as pp2dp1tp1mb4; the samples stay the same")
+    saving: Literal["beside", "waiting"] = Field(
+        default="beside", description="checkpoints are written beside the next steps, or the training waits for them"
+    )
     evaluator_niceness: Annotated[int, Field(ge=0, le=19)] = 10
     benchmarks_dir: str | None = Field(default=None, description="folder of the benchmarks' data sets, as `k2 eval fetch` fills it")
     run_generated_code: bool = Field(default=False, description="score tasks that run programs written by the model, each in its own jail")

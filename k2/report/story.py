@@ -19,6 +19,7 @@ from k2.run.ledger import (
     IncidentClosed,
     IncidentDecided,
     IncidentOpened,
+    ResumeRefused,
     RunCreated,
     RunRestored,
     SamplesSkipped,
@@ -150,6 +151,8 @@ def _event(fact: Fact) -> tuple[str, str]:
             return "plain", f"Restored from {fact.checkpoint} as published at {fact.source}: what stands before happened there"
         case CheckpointQuarantined():
             return "bad", f"{fact.checkpoint} set aside: {fact.why}"
+        case ResumeRefused():
+            return "bad", f"Attempt {fact.attempt} refused what {fact.checkpoint} gave: {fact.why}"
         case DutyFailed():
             return "bad", f"{fact.checkpoint} is still owed to be {fact.duty}: {fact.why}"
         case _:

@@ -73,6 +73,11 @@ class RunLayout:
         """Which flow run waits for the answer to an open incident, and on which server."""
         return self.root / "control" / "asked.json"
 
+    @property
+    def bad_resume(self) -> Path:
+        """Written by a trainer whose first steps do not repeat the record."""
+        return self.root / "control" / "bad_resume.json"
+
     # data
     @property
     def sources(self) -> Path:

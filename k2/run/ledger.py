@@ -131,6 +131,16 @@ class CheckpointQuarantined(_Fact):
     why: str
 
 
+class ResumeRefused(_Fact):
+    """The first steps after a resume did not repeat the record, or the state that was loaded was not what had been saved."""
+
+    fact: Literal["resume_refused"] = "resume_refused"
+    attempt: int
+    checkpoint: str
+    step: int = Field(description="the step that showed it; 0: before the first")
+    why: str
+
+
 class IncidentOpened(_Fact):
     """A malignant verdict, with the numbers it rests on. `attempt` is the one that must end."""
 
@@ -184,6 +194,7 @@ Fact = (
     | ChunksReordered
     | ChunkRepeated
     | CheckpointQuarantined
+    | ResumeRefused
     | IncidentOpened
     | IncidentDecided
     | IncidentClosed

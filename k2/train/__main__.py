@@ -17,14 +17,18 @@ from typing import TextIO
 
 import torch.distributed as dist
 
-from k2.checkpoint.commit import AgreedProblem, together
+from k2.checkpoint.agreement import AgreedProblem, together
 from k2.data.loader import SampleReader
+from k2.recipe.world import in_world
 from k2.run.durable import sync_folder
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact, ledger_head, read_facts
 from k2.run.opening import open_run
+from k2.run.receipt import find_receipt
+from k2.run.records import StepRecord, branches
 from k2.train.engine import Engine, connect
 from k2.train.loop import Loop, Segment, check_segment
+from k2.watch.canary import recorded_steps
 from k2.watch.keeping import detector_at
 from k2.watch.spikes import Detector
 
@@ -49,11 +53,16 @@ def train(arguments: argparse.Namespace) -> None:
     recipe, place = open_run(layout)
     stage = recipe.stage(arguments.stage)
     facts = read_facts(layout.ledger)
-    segment = Segment(recipe, layout, stage, arguments.attempt, arguments.first_step, arguments.checkpoint, ledger_head(layout.ledger))
-    connect(recipe, place)
+    head = ledger_head(layout.ledger)
+    segment = Segment(
+        recipe, layout, stage, arguments.attempt, arguments.first_step, arguments.checkpoint, head, place, arguments.last_step,
+        _recorded(layout, facts, arguments),
+    )  # fmt: skip
+    trained = in_world(recipe, place.world)
+    connect(trained, place)
     together(lambda: check_segment(segment))
     reader = together(lambda: SampleReader(recipe, layout, stage, facts))
-    engine = Engine(recipe, stage, place)
+    engine = Engine(trained, trained.stage(stage.name), place)
     with ExitStack() as files:
         loop = Loop(segment, engine, reader, _open_records(segment, files), _detector(segment, facts))
         _say(f"attempt {segment.attempt} trains {stage.name} from step {segment.first_step} of {stage.steps}")
@@ -61,6 +70,16 @@ def train(arguments: argparse.Namespace) -> None:
     _say(f"attempt {segment.attempt} {ended}")
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _recorded(layout: RunLayout, facts: list[Fact], arguments: argparse.Namespace) -> dict[int, StepRecord]:
+    """What earlier attempts recorded of the steps that come now: the canary's measure."""
+    if arguments.checkpoint is None:
+        return {}
+    receipt = find_receipt(layout.checkpoint(arguments.checkpoint))
+    by_attempt = None if receipt is None else receipt.facts.get("attempt")
+    earlier = branches(layout, facts, arguments.stage)
+    return recorded_steps(facts, earlier, arguments.stage, arguments.first_step, by_attempt)
 
 
 def _open_records(segment: Segment, files: ExitStack) -> TextIO | None:
@@ -107,6 +126,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--stage", required=True)
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--first-step", type=int, required=True)
+    parser.add_argument("--last-step", type=int, help="save and stop after this step; none: at the stage's end")
     parser.add_argument("--checkpoint", help="name of the checkpoint to start from; none: from scratch")
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""DeepSpeed behind a small door: connect the ranks, cut the model, train one batch, write and load the state.
+"""DeepSpeed behind a small door: connect the ranks, cut the model, train one batch, give and take the state.
 
 What DeepSpeed does wrong by default is set right here, and asserted at start-up where it would be silent. Nothing
 else in the project knows DeepSpeed, and it is imported only when an engine is built.
@@ -10,21 +10,24 @@ import importlib
 import io
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from k2.checkpoint.placed import TrainingState
+from k2.checkpoint.state import StateReader
 from k2.model.backend import Backend, choose_backend, this_machine
 from k2.model.layers import CUT_AT, layer_list
 from k2.model.llama import mean_loss
 from k2.recipe.schema import Place, Recipe, Stage
+from k2.recipe.world import world_of
 from k2.train.deepspeed_json import deepspeed_json
 from k2.train.optimizer import adamw, parameter_groups
+from k2.train.optimizer_state import OptimizerState
 from k2.train.tensor import held_by_all, sum_copied_gradients, tensor_ranks
 
 THIS_MACHINE = Place()
@@ -59,6 +62,8 @@ class Engine:
         backend = choose_backend(recipe, place, this_machine(os.environ["DS_ACCELERATOR"]))
         self._engine = _initialize(recipe, stage, backend)
         _assert_traps(self._engine, recipe)
+        self._state = OptimizerState(self._engine, recipe)
+        self._world = f"{world_of(recipe)}mb{stage.micro_batch_samples}, {backend}"
 
     @property
     def data_rank(self) -> int:
@@ -67,6 +72,12 @@ class Engine:
     @property
     def device(self) -> torch.device:
         return cast(torch.device, self._engine.device)
+
+    @property
+    def arithmetic(self) -> str:
+        """What decides how sums are rounded: where it is the same, so are the losses of the same steps, on CPUs to the bit."""
+        chip = torch.backends.cpu.get_cpu_capability() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+        return f"{self.device.type} {chip}, torch {torch.__version__}, {torch.get_num_threads()} threads, {self._world}"
 
     def set_learning_rate(self, rate: float) -> None:
         """For the next batch. Ours rather than DeepSpeed's scheduler, which stands still at a skipped update."""
@@ -83,22 +94,21 @@ class Engine:
         """How many times a non-finite gradient was refused."""
         return cast(int, self._engine.skipped_steps)
 
-    def non_finite_weights(self) -> int:
-        """Of this rank's share of the model."""
-        return sum(int((~torch.isfinite(p)).sum()) for p in self._engine.module.parameters())
+    def before_update(self, call: Callable[[], None]) -> None:
+        """Have `call` called before each update of the optimizer, when the gradients are there and the state still stands."""
+        self._engine.basic_optimizer.register_step_pre_hook(lambda *_: call())
 
-    def write_state(self, folder: Path, counters: dict[str, int]) -> str | None:
-        """Write this rank's files of the state into `folder`. All ranks return, also one that could not write: it says why."""
-        files = self._engine.checkpoint_engine
-        files.problem = None
-        self._engine.save_checkpoint(str(folder.parent), tag=folder.name, client_state=counters, save_latest=False)
-        return cast(str | None, files.problem)
+    def state(self) -> TrainingState:
+        """This rank's numbers as they stand; the next update changes them."""
+        return self._state.live()
 
-    def load_state(self, folder: Path) -> dict[str, int]:
-        """Weights and optimizer from a folder that `write_state` filled; its counters."""
-        found, kept = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
-        assert found is not None, f"DeepSpeed found nothing in {folder} and would train from scratch"
-        return {name: kept[name] for name in ("step", "tokens")}
+    def restore(self, state: StateReader) -> None:
+        """Take over the numbers of a checkpoint. `BrokenOutput` when it does not hold what this rank needs."""
+        self._state.restore(state)
+
+    def damage_optimizer(self, way: Literal["lose", "zero", "reset"]) -> None:
+        """Only for tests of what must notice it: the optimizer's state is lost, its moments are zeroed, or its counter is."""
+        self._state.damage(way)
 
 
 def _device(place: Place) -> str:
@@ -154,38 +164,7 @@ def _initialize(recipe: Recipe, stage: Stage, backend: Backend) -> Any:
             config=deepspeed_json(recipe, stage),
         )
     sum_copied_gradients(engine, ranks)
-    engine.checkpoint_engine = _safe_files(engine)
-    engine._copy_recovery_script = lambda folder: None  # the script it copies beside a checkpoint cannot read a pipeline's
     return engine
-
-
-def _safe_files(engine: Any) -> Any:
-    """DeepSpeed's reading and writing of files, without its arbitrary pickle, and with every file synced."""
-    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    torch.serialization.add_safe_globals([fragment_address, LossScaler, ZeroStageEnum])
-
-    class SafeFiles(TorchCheckpointEngine):  # type: ignore[misc]
-        """A failed write is kept in `problem`: raising it would leave the other ranks waiting at the barrier after it."""
-
-        problem: str | None = None
-
-        def save(self, state_dict: Any, path: str) -> None:
-            try:
-                with Path(path).open("wb") as file:
-                    torch.save(state_dict, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except (OSError, RuntimeError) as error:  # torch wraps the disk's errors in RuntimeError
-                self.problem = self.problem or f"{Path(path).name}: {error}"
-
-        def load(self, path: str, map_location: Any = None) -> Any:
-            return torch.load(path, map_location=map_location, weights_only=True)
-
-    return SafeFiles(engine._config)
 
 
 def _assert_traps(engine: Any, recipe: Recipe) -> None:

@@ -5,32 +5,41 @@ at every chunk end and every so many steps between, and how it ended. The ledger
 """
 
 import os
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TextIO
 
-from k2.checkpoint.commit import STATE, AgreedProblem, agree, any_rank, commit_checkpoint, verify_together
+import torch.distributed as dist
+
+from k2.checkpoint.agreement import any_rank
+from k2.checkpoint.commit import RECIPE, Commit
+from k2.checkpoint.saving import NotSaved, Order, Saver
 from k2.data.loader import SampleReader
-from k2.recipe.load import digest
-from k2.recipe.schema import Recipe, Stage
+from k2.recipe.load import digest, to_toml
+from k2.recipe.schema import Place, Recipe, Stage
+from k2.recipe.world import in_world
 from k2.run.control import read_stop_request
 from k2.run.holdings import held_checkpoints
+from k2.run.injection import strike
 from k2.run.layout import RunLayout, rescue_name
+from k2.run.ledger import last_attempt, read_facts
 from k2.run.receipt import Receipt, now, read_receipt
 from k2.run.records import StepRecord
 from k2.run.saving import Due, due_checkpoint
 from k2.train.engine import Engine
+from k2.train.resuming import load_checkpoint, refuse_if
 from k2.train.schedule import fault_factor, learning_rate
 from k2.train.step import StepResult, train_step
-from k2.watch.keeping import write_state
+from k2.watch.canary import mismatch
+from k2.watch.keeping import STATE_FILE, state_text
 from k2.watch.spikes import Detector
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One launch of the trainer. `order_head` is the digest of the ledger as it was read."""
+    """One launch of the trainer. `order_head` is the digest of the ledger as it was read; `last_step` ends it early."""
 
     recipe: Recipe
     layout: RunLayout
@@ -39,6 +48,9 @@ class Segment:
     first_step: int
     checkpoint: str | None
     order_head: str
+    place: Place = field(default_factory=Place)
+    last_step: int | None = None
+    recorded: Mapping[int, StepRecord] = field(default_factory=dict)  # what an earlier attempt recorded of the steps that come
 
 
 def check_segment(segment: Segment) -> None:
@@ -63,26 +75,36 @@ class Loop:
         self, segment: Segment, engine: Engine, reader: SampleReader, records: TextIO | None, detector: Detector | None = None
     ) -> None:
         self._segment, self._engine, self._reader, self._records, self._detector = segment, engine, reader, records, detector
-        self._inputs = {"recipe": digest(segment.recipe), "chunks": read_receipt(segment.layout.all_chunks).digest}
-        self._tokens = 0
+        self._recipe = in_world(segment.recipe, segment.place.world)
+        self._stage = self._recipe.stage(segment.stage.name)
+        self._saver = Saver(dist.get_rank(), dist.get_world_size())
+        engine.before_update(self._saver.before_update)
+        self._inputs = input_digests(segment)
+        self._tokens, self._exact = 0, False
         if segment.checkpoint is not None:
-            self._load(segment.checkpoint)
+            parent = load_checkpoint(segment, engine, self._inputs)
+            self._tokens = parent.facts["tokens"]
+            self._inputs["parent"] = parent.digest
+            self._exact = parent.facts["arithmetic"] == engine.arithmetic and engine.arithmetic.startswith("cpu")
+            self._by_attempt = parent.facts["attempt"]
 
     def run(self, terminated: Callable[[], bool]) -> Literal["completed", "stopped"]:
         """Train to the end of the stage, or until a stop is asked for: by the control file, or by a signal to any rank."""
         segment = self._segment
-        for step in range(segment.first_step, segment.stage.steps + 1):
+        for step in range(segment.first_step, self._stage.steps + 1):
             trained = not self._reader.is_skipped(step)
             if trained:
                 self._train(step)
-            due = due_checkpoint(segment.recipe, segment.stage, step, trained)
-            stop = any_rank(terminated() or self._stop_requested())
+            due = due_checkpoint(segment.recipe, self._stage, step, trained)
+            stop = step == segment.last_step or any_rank(terminated() or self._stop_requested())
             if stop and due is None:
-                due = Due(rescue_name(segment.stage.name, step), "stop")
+                due = Due(rescue_name(self._stage.name, step), "stop")
             if due is not None:
                 self._save(due, step)
             if stop:
+                self._settle()
                 return "stopped"
+        self._settle()
         return "completed"
 
     def _stop_requested(self) -> bool:
@@ -92,19 +114,25 @@ class Loop:
         return request is not None and request.attempt == self._segment.attempt
 
     def _train(self, step: int) -> None:
-        segment = self._segment
-        result = train_step(self._engine, segment.recipe, segment.stage, step, self._reader.step)
-        self._tokens += segment.stage.tokens_per_step
+        result = train_step(self._engine, self._recipe, self._stage, step, self._reader.step)
+        self._tokens += self._stage.tokens_per_step
+        record = self._record(step, result)
         if self._records is not None:
-            record = self._record(step, result)
             self._records.write(record.line())
-            if self._detector is not None:
-                self._detector.observe(record)
+        if self._detector is not None:
+            self._detector.observe(record)
+        if step in self._segment.recorded:
+            self._hold_against_the_record(record)
+
+    def _hold_against_the_record(self, record: StepRecord) -> None:
+        """The canary: a step that an earlier attempt has trained too must come out the same."""
+        exact = self._exact and self._segment.recorded[record.step].attempt == self._by_attempt
+        refuse_if(self._segment, record.step, mismatch(self._segment.recorded, record, exact))
 
     def _record(self, step: int, result: StepResult) -> StepRecord:
         return StepRecord(
             attempt=self._segment.attempt,
-            stage=self._segment.stage.name,
+            stage=self._stage.name,
             step=step,
             loss=result.loss,
             grad_norm=result.grad_norm,
@@ -115,68 +143,78 @@ class Loop:
             at=time.time(),
         )
 
-    def _load(self, name: str) -> None:
-        folder = self._segment.layout.checkpoint(name)
-        receipt = verify_together(folder)
-        if receipt.recipe != self._inputs["recipe"]:
-            raise AgreedProblem(
-                f"checkpoint {name} is of another recipe ({receipt.recipe[:12]}, the run's is {self._inputs['recipe'][:12]})"
-            )
-        kept = self._engine.load_state(folder / STATE)
-        assert kept == {"step": receipt.facts["step"], "tokens": receipt.facts["tokens"]}, (
-            f"{folder} holds another state than its receipt says"
-        )
-        self._tokens = receipt.facts["tokens"]
-        self._inputs["parent"] = receipt.digest
-
     def _save(self, due: Due, step: int) -> None:
-        lost = self._engine.non_finite_weights()
-        agree(
-            f"after step {step} {lost} weights are not finite: {due.name} is not saved; go back to an earlier checkpoint" if lost else None
-        )
-        agree(self._sync_records())
-        counters = {"step": step, "tokens": self._tokens}
-        target = self._segment.layout.checkpoint(due.name)
-        commit_checkpoint(target, self._receipt(due, step), lambda folder: self._write(folder, counters))
+        """Begin to save; what began before is settled first. Where the place wants it, wait."""
+        self._settle()
+        strike("ckpt.begin", step)
+        commit = Commit(self._segment.layout.checkpoint(due.name), self._segment.attempt, dist.get_world_size())
+        order = Order(commit, self._receipt(due, step), self._texts(), self._sync_records, self._is_current)
+        self._saver.begin(order, self._engine.state())
+        if self._segment.place.saving == "waiting":
+            self._settle()
 
-    def _write(self, folder: Path, counters: dict[str, int]) -> str | None:
-        """This rank's files of the checkpoint; the detector's state lies beside the engine's folder."""
-        if self._detector is not None:
-            write_state(folder.parent, self._detector)
-        return self._engine.write_state(folder, counters)
+    def _texts(self) -> dict[str, str]:
+        """The small files of a checkpoint: the recipe, and the detector's state as it stands now."""
+        detector = {STATE_FILE: state_text(self._detector)} if self._detector is not None else {}
+        return {RECIPE: to_toml(self._segment.recipe)} | detector
 
-    def _sync_records(self) -> str | None:
-        """Force the records to the disk, or say why not: after a power loss no checkpoint stands without the records before it."""
-        if self._records is None:
-            return None
+    def _settle(self) -> None:
+        """Wait for the checkpoint on its way. A rescue that the disk would not take is an alarm; a chunk's ends the segment."""
         try:
-            self._records.flush()
+            receipt = self._saver.settle()
+        except NotSaved as problem:
+            if "checkpoint rescue_" not in str(problem):
+                raise
+            if self._records is not None:
+                print(f"k2.train: ALARM: {problem}", file=sys.stderr, flush=True)
+            return
+        if receipt is not None:
+            self._inputs["parent"] = receipt.digest
+
+    def _is_current(self) -> bool:
+        """Whether no newer attempt has begun: one that was given up and wakes again commits nothing."""
+        return last_attempt(read_facts(self._segment.layout.ledger)) <= self._segment.attempt
+
+    def _sync_records(self) -> None:
+        """Force the records to the disk: after a power loss no checkpoint stands without the records before it."""
+        assert self._records is not None
+        try:
             os.fsync(self._records.fileno())
         except OSError as error:
-            return f"the step records could not be forced to the disk: {error}. The earlier checkpoints are untouched; resume the run"
-        return None
+            raise OSError(error.errno, f"the step records could not be forced to the disk: {error.strerror}") from error
 
     def _receipt(self, due: Due, step: int) -> Receipt:
-        segment, layout = self._segment, self._segment.recipe.layout
-        position = (step - 1) // segment.stage.steps_per_chunk
-        factor = fault_factor(segment.recipe.faults, segment.stage.name, step)
+        segment, layout = self._segment, self._recipe.layout
+        position = (step - 1) // self._stage.steps_per_chunk
+        factor = fault_factor(segment.recipe.faults, self._stage.name, step)
         return Receipt(
             kind="checkpoint",
             name=due.name,
-            recipe=self._inputs["recipe"],
+            recipe=digest(segment.recipe),
             made_at=now(),
-            inputs=self._inputs,
+            inputs=dict(self._inputs),
             facts={
                 "kind": due.kind,
-                "stage": segment.stage.name,
+                "stage": self._stage.name,
                 "step": step,
                 "tokens": self._tokens,
                 "attempt": segment.attempt,
-                "lr": learning_rate(segment.stage.schedule, step, segment.stage.steps) * factor,
-                "layout": {"pipeline": layout.pipeline, "data": layout.data, "tensor": layout.tensor},
+                "lr": learning_rate(self._stage.schedule, step, self._stage.steps) * factor,
+                "layout": layout.model_dump(mode="json"),
                 "precision": layout.precision,
+                "arithmetic": self._engine.arithmetic,
                 "order_head": segment.order_head,
                 "position": position,
                 "chunk": self._reader.order[position],
             },
         )
+
+
+def input_digests(segment: Segment) -> dict[str, str]:
+    """What the training rests on: the recipe, the tokenizer, all chunks."""
+    layout = segment.layout
+    return {
+        "recipe": digest(segment.recipe),
+        "tokenizer": read_receipt(layout.tokenizer).digest,
+        "chunks": read_receipt(layout.all_chunks).digest,
+    }

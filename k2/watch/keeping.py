@@ -17,9 +17,9 @@ from k2.watch.stage import expected_boundaries, stage_detector
 STATE_FILE = "detector.json"
 
 
-def write_state(folder: Path, detector: Detector) -> None:
-    """Write the state into a checkpoint that is being made."""
-    (folder / STATE_FILE).write_text(json.dumps(detector.state()) + "\n", "utf-8")
+def state_text(detector: Detector) -> str:
+    """The state as it stands now, for a checkpoint that is being made."""
+    return json.dumps(detector.state()) + "\n"
 
 
 def detector_at(recipe: Recipe, layout: RunLayout, facts: list[Fact], stage: str, first_step: int, checkpoint: str | None) -> Detector:

@@ -23,23 +23,38 @@ def outcome(tmp_path_factory):
 
 def test_every_ranks_files_are_in_the_receipt(outcome):
     receipt = read_receipt(outcome[0] / "good")
-    assert [file.path for file in receipt.files] == ["state/rank_0.pt", "state/rank_1.pt"]
-    assert check_files(outcome[0] / "good", receipt) == [
-        "state/rank_1.pt: its content does not match the digest in its receipt"
+    assert [file.path for file in receipt.files] == ["recipe.toml", "state/rank_00000.safetensors", "state/rank_00001.safetensors"]
+    assert [line.partition(":")[0] for line in check_files(outcome[0] / "good", receipt)] == [
+        "state/rank_00001.safetensors"
     ]  # the script damaged it
 
 
-def test_both_ranks_read_the_receipt(outcome):
-    assert [seen["good"] for seen in outcome[1]] == [{"step": 8}, {"step": 8}]
+def test_the_receipt_states_what_was_saved(outcome):
+    facts = {"step": 8, "format": 2, "updates": 8, "not_finite": 0}
+    for seen in outcome[1]:
+        assert {name: seen["good"][name] for name in facts} == facts
+        assert seen["good"]["squares"] == pytest.approx({"master": 1000, "exp_avg": 1000, "exp_avg_sq": 1000})  # padding is not counted
+
+
+def test_rank_0_has_the_receipt_when_all_have_settled(outcome):
+    assert [seen["sealed on"] for seen in outcome[1]] == [True, False]
 
 
 def test_a_full_disk_on_one_rank_leaves_nothing(outcome):
-    root, seen = outcome
-    assert not (root / "no_room").exists()
-    assert list(root.glob(".tmp-*")) == []
-    for rank in seen:
-        assert "no_room could not be saved: No space left on device" in rank["no room"]
+    for rank in outcome[1]:
+        assert rank["no room"].startswith("NotSaved: checkpoint no_room could not be saved: ")
+        assert "No space left on device" in rank["no room"]
         assert "earlier checkpoints are untouched" in rank["no room"]
+        assert rank["room again"] == ""
+        assert rank["left"] == ["good", "room_again"]
+
+
+def test_an_attempt_that_was_superseded_commits_nothing(outcome):
+    assert all("superseded by a newer one" in seen["superseded"] for seen in outcome[1])
+
+
+def test_what_is_not_finite_on_one_rank_is_not_saved_at_all(outcome):
+    assert all(seen["infinite"].startswith("NotFinite: after step 8 1500 weights or moments") for seen in outcome[1])
 
 
 def test_nothing_finished_is_overwritten(outcome):
@@ -47,15 +62,15 @@ def test_nothing_finished_is_overwritten(outcome):
 
 
 def test_one_ranks_refusal_is_everybodys(outcome):
-    assert [seen["refused"] for seen in outcome[1]] == ["rank 1 refuses"] * 2
+    assert [seen["refused"] for seen in outcome[1]] == ["AgreedProblem: rank 1 refuses"] * 2
 
 
 def test_one_ranks_flag_is_seen_by_all(outcome):
-    assert all(seen["flag of rank 1"] and not seen["no flag"] for seen in outcome[1])
+    assert all(seen["flag of rank 1"] and not seen["no flag"] and seen["total"] == [2.0, 1.0] for seen in outcome[1])
 
 
 def test_damage_is_found_whoever_reads_the_file(outcome):
-    assert all("state/rank_1.pt" in seen["damaged"] and "does not verify" in seen["damaged"] for seen in outcome[1])
+    assert all("rank_00001.safetensors" in seen["damaged"] and "does not verify" in seen["damaged"] for seen in outcome[1])
 
 
 def test_what_has_no_receipt_does_not_exist(outcome):

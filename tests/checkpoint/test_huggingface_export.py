@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from k2.checkpoint.huggingface import LOGIT_TOLERANCE, ExportRefused, config, export_checkpoint, shards, write_weights
+from k2.checkpoint.weights import write_weights_as_state
 from k2.model.layers import build_plain, weights_of
 from k2.recipe.load import digest, load_recipe
 from k2.recipe.schema import Recipe
@@ -33,10 +34,7 @@ def save_checkpoint(recipe: Recipe, layout: RunLayout, name: str, stage: str = "
     """A committed checkpoint in the engine's layer files; its model."""
     dtype = torch.bfloat16 if recipe.layout.precision == "bf16" else torch.float32
     model = build_plain(recipe.model, recipe.stage(stage).rope_base, seed).to(dtype)
-    state = layout.checkpoint(name) / "state"
-    state.mkdir(parents=True)
-    for index, layer in enumerate(model.layers):
-        torch.save(layer.state_dict(), state / f"layer_{index:02d}-model_00-model_states.pt")
+    write_weights_as_state(layout.checkpoint(name), weights_of(model, recipe.model))
     facts = {"kind": "chunk", "stage": stage, "step": 8, "tokens": 1024}
     seal_folder(layout.checkpoint(name), Receipt(kind="checkpoint", name=name, recipe=digest(recipe), made_at=now(), facts=facts))
     return model
@@ -117,7 +115,7 @@ def test_an_export_of_an_abandoned_checkpoint_does_not_stand_for_the_new_one(lay
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
-    (lambda layout: (layout.checkpoint("ckpt_001") / "state" / "layer_02-model_00-model_states.pt").unlink(), "layer_02"),
+    (lambda layout: (layout.checkpoint("ckpt_001") / "state" / "rank_00000.safetensors").unlink(), "no share of a state"),
     (lambda layout: layout.chunk("stage1", 0).unlink(), r"chunk_000\.bin does not exist"),
     (lambda layout: (layout.checkpoint("ckpt_001") / "receipt.json").unlink(), "no receipt was never finished"),
 ])  # fmt: skip

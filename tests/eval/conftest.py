@@ -1,4 +1,4 @@
-"""A prepared mini run with its suite, made once, and checkpoints of random weights in the files that the engine writes."""
+"""A prepared mini run with its suite, made once, and checkpoints of random weights as an import leaves them."""
 # ruff: noqa: E402 (datasets reads its environment when it is imported)
 
 import os
@@ -11,11 +11,11 @@ _CACHE = tempfile.TemporaryDirectory(prefix="k2-test-datasets-")  # removed when
 os.environ["HF_DATASETS_CACHE"] = os.environ["HF_HOME"] = _CACHE.name
 
 import pytest
-import torch
 
+from k2.checkpoint.weights import write_weights_as_state
 from k2.data.build import build
 from k2.eval.suite import build_suites
-from k2.model.layers import build_plain
+from k2.model.layers import build_plain, weights_of
 from k2.recipe.load import digest, load_recipe, to_toml
 from k2.recipe.schema import Place, Recipe
 from k2.run.layout import RunLayout
@@ -54,11 +54,8 @@ def save_checkpoint(recipe: Recipe, layout: RunLayout) -> Callable[..., None]:
     """Commits a checkpoint of random weights, large enough that its answers differ."""
 
     def save(name: str, stage: str = "stage1", step: int = 8, seed: int = 0) -> None:
-        state = layout.checkpoint(name) / "state"
-        state.mkdir(parents=True)
-        for index, layer in enumerate(build_plain(recipe.model, recipe.stage(stage).rope_base, seed).layers):
-            weights = {key: tensor * 4 for key, tensor in layer.state_dict().items()}
-            torch.save(weights, state / f"layer_{index:02d}-model_00-model_states.pt")
+        drawn = weights_of(build_plain(recipe.model, recipe.stage(stage).rope_base, seed), recipe.model)
+        write_weights_as_state(layout.checkpoint(name), {key: tensor * 4 for key, tensor in drawn.items()})
         facts = {"kind": "chunk", "stage": stage, "step": step, "tokens": step * 128}
         seal_folder(layout.checkpoint(name), Receipt(kind="checkpoint", name=name, recipe=digest(recipe), made_at=now(), facts=facts))
 

@@ -1,7 +1,7 @@
 """Train recipes one after another, those of each world in one process group; write each one's curve and final state.
 
-Argument: a folder with `scenarios.json`, {ranks: [{"name", "overrides", "stage", "steps"}]}. Leaves `<name>/curve.json`
-and `<name>/state` there.
+Argument: a folder with `scenarios.json`, {ranks: [{"name", "overrides", "stage", "steps"}]}. Leaves the checkpoint
+`<name>` there, with `curve.json` in it.
 """
 
 import json
@@ -17,9 +17,11 @@ from plain_loop import synthetic_samples
 from ranks import in_ranks
 from trainer_run import MINI
 
-from k2.checkpoint.commit import STATE
+from k2.checkpoint.commit import Commit
+from k2.checkpoint.saving import Order, Saver
 from k2.recipe.load import load_recipe
 from k2.recipe.schema import Place
+from k2.run.receipt import Receipt, now
 from k2.train.engine import Engine, connect
 from k2.train.step import train_step
 
@@ -31,12 +33,16 @@ def train_all(folder: Path, scenarios: list[dict[str, Any]]) -> None:
         connect(recipe, Place(device="cpu"))
         engine, read = Engine(recipe, stage), synthetic_samples(recipe, stage)
         results = [train_step(engine, recipe, stage, step, read) for step in range(1, scenario["steps"] + 1)]
-        state = folder / scenario["name"] / STATE
-        state.mkdir(parents=True, exist_ok=True)
-        assert engine.write_state(state, {"step": scenario["steps"], "tokens": 0}) is None
-        if dist.get_rank() == 0:
-            curve = {"losses": [r.loss for r in results], "grad_norms": [r.grad_norm for r in results]}
-            (state.parent / "curve.json").write_text(json.dumps(curve))
+        curve = {"losses": [r.loss for r in results], "grad_norms": [r.grad_norm for r in results]}
+        save(engine, folder / scenario["name"], {"curve.json": json.dumps(curve)})
+
+
+def save(engine: Engine, target: Path, texts: dict[str, str]) -> None:
+    """Commit the state, as the trainer does."""
+    saver = Saver(dist.get_rank(), dist.get_world_size())
+    receipt = Receipt(kind="checkpoint", name=target.name, recipe="r", made_at=now(), facts={"step": 1})
+    saver.begin(Order(Commit(target, 1, dist.get_world_size()), receipt, texts, lambda: None, lambda: True), engine.state())
+    saver.settle()
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ Argument: the folder to work in; each rank writes what it saw there.
 
 import json
 import math
-import pickle
 import sys
 from pathlib import Path
 
@@ -17,12 +16,18 @@ from plain_loop import synthetic_samples
 from ranks import in_ranks
 from trainer_run import MINI
 
+from k2.checkpoint.commit import Commit
+from k2.checkpoint.saving import NotFinite, Order, Saver
+from k2.checkpoint.shard import shard_name
+from k2.checkpoint.state import StateReader
 from k2.recipe.load import load_recipe
 from k2.recipe.schema import Place
+from k2.run.receipt import BrokenOutput, Receipt, now
 from k2.train.engine import Engine, connect
 from k2.train.step import micro_batches
 
 PLACE = Place(device="cpu")
+RECEIPT = Receipt(kind="checkpoint", name="saved", recipe="r", made_at=now(), facts={"step": 1})
 
 
 class Trap:
@@ -51,10 +56,12 @@ def work() -> None:
         return engine.train_batch(micro_batches(engine, recipe, stage, step, read))[0]
 
     train(1, 1e-3)
-    state = root / "state"
-    state.mkdir(exist_ok=True)
-    seen["problem"] = engine.write_state(state, {"step": 1, "tokens": 128})
-    expected = train(2, 1e-3)
+    saver = Saver(dist.get_rank(), 2)
+    engine.before_update(saver.before_update)
+    saver.begin(Order(Commit(root / "saved", 1, 2), RECEIPT, {}, lambda: None, lambda: True), engine.state())
+    expected = train(2, 1e-3)  # while the state of step 1 is being saved
+    saver.settle()
+    dist.barrier()
     weight = next(engine._engine.module.parameters())
     before, hook = weight.detach().clone(), weight.register_hook(lambda gradient: gradient * math.nan)
     train(3, 1e-3)
@@ -62,16 +69,20 @@ def work() -> None:
     seen["refused"], seen["weight kept"] = engine.skipped_updates, torch.equal(weight, before)
     train(4, 1e-3)
     seen["trains on"] = engine.skipped_updates == 1 and not torch.equal(weight, before)
-    with torch.no_grad():
-        weight[..., 0] = math.inf
-    seen["not finite"] = engine.non_finite_weights()
-    seen["counters"] = engine.load_state(state)
+    with StateReader(root / "saved") as state:
+        engine.restore(state)
+    seen["updates"] = engine.state().updates
     seen["same after loading"] = train(2, 1e-3) == expected and math.isfinite(expected)
+    with torch.no_grad():
+        engine.state().partitions["master"][0][0] = math.nan
+    saver.begin(Order(Commit(root / "not_finite", 1, 2), RECEIPT, {}, lambda: None, lambda: True), engine.state())
+    seen["not finite"] = refusal_of(saver.settle, NotFinite)
     dist.barrier()
-    seen["no latest file"] = not (root / "latest").exists() and not (root / "zero_to_fp32.py").exists()
-    torch.save({"weight": Trap()}, state / f"layer_0{0 if dist.get_rank() == 0 else 3}-model_00-model_states.pt")
-    seen["pickle"] = refusal_of(lambda: engine.load_state(state), pickle.UnpicklingError)
-    seen["nothing there"] = refusal_of(lambda: engine.load_state(root / "nowhere"), (AssertionError, OSError))  # type: ignore[arg-type]
+    seen["visible"] = sorted(path.name for path in root.glob("*") if path.is_dir())
+    torch.save({"weight": Trap()}, root / "saved" / "state" / shard_name(0))
+    dist.barrier()
+    seen["pickle"] = refusal_of(lambda: StateReader(root / "saved"), BrokenOutput)
+    seen["nothing there"] = refusal_of(lambda: StateReader(root / "nowhere"), BrokenOutput)
     (root / f"seen_{dist.get_rank()}.json").write_text(json.dumps(seen))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainer_run import new_run
 
-from k2.checkpoint.commit import AgreedProblem
+from k2.checkpoint.agreement import AgreedProblem
 from k2.data.loader import SampleReader
 from k2.recipe.schema import Place
 from k2.run.ledger import ledger_head

@@ -10,7 +10,7 @@ from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptStarted, Fact
 from k2.run.records import branches, replayed_losses
-from k2.watch.keeping import STATE_FILE, detector_at, write_state
+from k2.watch.keeping import STATE_FILE, detector_at, state_text
 from k2.watch.spikes import Detector, observe
 
 FACTS: list[Fact] = [
@@ -30,7 +30,7 @@ def trained(recipe: Recipe, layout: RunLayout, commit: Callable[..., None]) -> D
     path.write_text("".join(record.line() for record in records(loss)))
     detector = Detector(recipe.spikes)
     list(observe(detector, records(loss)[:280]))
-    write_state(layout.checkpoint("ckpt_007"), detector)
+    (layout.checkpoint("ckpt_007") / STATE_FILE).write_text(state_text(detector))
     return detector
 
 

@@ -1,0 +1,65 @@
+"""All ranks decide together: a problem of one is raised by all of them, so that they end together with one message."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from k2.run.receipt import Receipt, check_files, read_receipt
+
+T = TypeVar("T")
+
+
+class AgreedProblem(ValueError):
+    """A problem that all ranks raise together; one of them tells the user."""
+
+
+def agree(problem: str | None, kind: type[AgreedProblem] = AgreedProblem) -> None:
+    """Called by all ranks: raises `kind` on all of them when one has a problem, with the text of the first."""
+    world = dist.get_world_size()
+    first = torch.tensor([world if problem is None else dist.get_rank()], device=_device())
+    dist.all_reduce(first, op=dist.ReduceOp.MIN)
+    if int(first) < world:
+        text = [problem]
+        dist.broadcast_object_list(text, src=int(first))
+        raise kind(text[0])
+
+
+def together(check: Callable[[], T]) -> T:
+    """Called by all ranks: the value of `check`, or its `ValueError` as a problem of all."""
+    try:
+        value = check()
+    except ValueError as error:
+        agree(str(error))
+        raise
+    agree(None)
+    return value
+
+
+def any_rank(flag: bool) -> bool:
+    """Called by all ranks: whether the flag is up on one of them."""
+    up = torch.tensor([int(flag)], device=_device())
+    dist.all_reduce(up, op=dist.ReduceOp.MAX)
+    return bool(up)
+
+
+def total(values: list[float]) -> list[float]:
+    """Called by all ranks: the sums over them, in float64."""
+    summed = torch.tensor(values, dtype=torch.float64, device=_device())
+    dist.all_reduce(summed)
+    return [float(value) for value in summed]
+
+
+def verify_together(folder: Path) -> Receipt:
+    """Called by all ranks: the checkpoint's receipt after its files were digested again, each rank taking some of them."""
+    receipt = together(lambda: read_receipt(folder))
+    share = receipt.model_copy(update={"files": receipt.files[dist.get_rank() :: dist.get_world_size()]})
+    wrong = check_files(folder, share)
+    agree(f"checkpoint {folder.name} does not verify: {'; '.join(wrong)}; move it away and start from an older one" if wrong else None)
+    return receipt
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
