@@ -40,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run_commands(commands)
     _add_checkpoint_commands(commands)
+    _add_proof_commands(commands)
     _add_data_commands(commands)
     _add_recipe_commands(commands)
     _add_service_commands(commands)
@@ -127,6 +128,7 @@ def _add_run_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
     run.add_argument("--ui", action="store_true", help="serve the Prefect UI on loopback while the run lasts")
     resume = _command(commands, "resume", "go on with a run, from its directory alone", "runs.resume")
     resume.add_argument("run")
+    resume.add_argument("--world", metavar="W", help="go on with other ranks than before, as pp2dp1tp1 (and mb4 for the micro-batch)")
     resume.add_argument("--ui", action="store_true", help="serve the Prefect UI on loopback while the run lasts")
     for name, words in (
         ("status", "say where a run stands"),
@@ -166,6 +168,17 @@ def _add_checkpoint_commands(commands: "argparse._SubParsersAction[argparse.Argu
     publish.add_argument("run")
     publish.add_argument("--checkpoint", action="append", default=[], help="only these (default: all)")
     publish.add_argument("--to", required=True, metavar="TARGET", help="s3://bucket/prefix, hf://owner/name or file:///folder")
+
+
+def _add_proof_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    proof = _command(commands, "verify-resume", "train unbroken and broken, and compare every number", "proofs.verify_resume")
+    proof.add_argument("recipe")
+    proof.add_argument("--at", type=int, metavar="STEP", help="stop after this step and resume (default: half of them)")
+    proof.add_argument("--steps", type=int, metavar="N", help="how many steps of the first stage (default: 12)")
+    proof.add_argument("--world", metavar="A", help="the ranks before, as pp2dp1tp1 (default: the recipe's)")
+    proof.add_argument("--then", metavar="B", help="the ranks after the resume (default: the same)")
+    proof.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c", help="override a field of the recipe")
+    proof.add_argument("--place", metavar="FILE", help="TOML file that says where it is trained")
 
 
 def _add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -26,9 +26,14 @@ def run(arguments: Namespace) -> int:
 def resume(arguments: Namespace) -> int:
     """k2 resume"""
     from flows.driving import drive_existing
+    from k2.run.lease import hold
+    from k2.run.opening import change_world
 
     layout = layout_of(arguments)
     open_run(layout)
+    if arguments.world is not None:
+        with hold(layout):
+            change_world(layout, arguments.world)
     with _ui(arguments):
         code = drive_existing(layout, say)
     return _conclude(arguments, layout, code)

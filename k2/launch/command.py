@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from k2.recipe.schema import Place, Recipe
+from k2.recipe.world import in_world
 from k2.run.layout import RunLayout
 from k2.run.plan import Train
 from k2.run.secrets import without_secrets
@@ -54,10 +55,12 @@ def trainer_command(  # noqa: PLR0913 (the six things a launch depends on)
 
     `lock` is a descriptor, inherited, that keeps the run held as long as a rank lives.
     """
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(recipe.layout.ranks), "--max-restarts", "0")
+    ranks = str(in_world(recipe, place.world).layout.ranks)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks, "--max-restarts", "0")
     trainer = ("-m", "k2.train", str(layout.root.resolve()), "--stage", action.stage, "--attempt", str(action.attempt))
     start = ("--first-step", str(action.first_step), *(("--checkpoint", action.checkpoint) if action.checkpoint else ()))
-    command = (sys.executable, *launcher, "--shutdown-timeout", _SHUTDOWN_SECONDS, *trainer, *start)
+    end = ("--last-step", str(action.last_step)) if action.last_step is not None else ()
+    command = (sys.executable, *launcher, "--shutdown-timeout", _SHUTDOWN_SECONDS, *trainer, *start, *end)
     environment = _environment(inherited, place, device) | {
         MARK: mark("trainer", layout),
         # gloo and NCCL otherwise meet on the address of the host's name

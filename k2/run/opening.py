@@ -7,6 +7,7 @@ from pathlib import Path
 
 from k2.recipe.load import RecipeError, differences, digest, load_place, load_recipe, to_toml
 from k2.recipe.schema import Place, Recipe
+from k2.recipe.world import in_world
 from k2.run.durable import write_durably
 from k2.run.layout import RunLayout
 from k2.run.ledger import RunCreated, append_facts, read_facts
@@ -25,6 +26,13 @@ def create_or_open(layout: RunLayout, recipe: Recipe, place: Place | None) -> No
         append_facts(layout.ledger, RunCreated(run=layout.name, recipe=digest(recipe), recipe_name=recipe.name))
     if place is not None or not layout.place.is_file():
         write_durably(layout.place, to_toml(place or Place()).encode())
+
+
+def change_world(layout: RunLayout, world: str) -> None:
+    """Have the run's place train it by another world from now on. `RecipeError` for one that does not divide it. Hold its lease."""
+    recipe, place = open_run(layout)
+    in_world(recipe, world)
+    write_durably(layout.place, to_toml(place.model_copy(update={"world": world})).encode())
 
 
 def open_run(layout: RunLayout) -> tuple[Recipe, Place]:

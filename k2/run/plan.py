@@ -20,12 +20,13 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Train:
-    """Launch one segment: from `checkpoint` (none: from scratch) onward to the end of the stage."""
+    """Launch one segment: from `checkpoint` (none: from scratch) onward to `last_step` (none: the end of the stage)."""
 
     stage: str
     attempt: int
     checkpoint: str | None
     first_step: int
+    last_step: int | None = None
 
 
 @dataclass(frozen=True)
