@@ -14,6 +14,7 @@ from flows.loop import Completed, Outcome, Stopped, Waiting, pursue
 from flows.prefect_api import server_answers
 from flows.run import Run, Say, existing_run, new_run
 from flows.verdicts import take_over
+from k2.checkpoint.retention import empty_trash, move_to_trash, pinned, retain
 from k2.recipe.load import load_place, load_recipe
 from k2.run.holdings import Duty
 from k2.run.layout import RunLayout
@@ -98,6 +99,14 @@ def settle_plainly(layout: RunLayout, duties: tuple[Duty, ...], checkpoints: tup
             if owed.duty in duties and (not checkpoints or owed.checkpoint in checkpoints):
                 say(f"{owed.checkpoint}: {owed.duty}")
                 perform.settle(owed)
+
+
+def prune_run(layout: RunLayout, say: Say) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Apply retention at once: no trainer reads while we hold the run. The names kept, and those removed."""
+    with existing_run(layout, say) as run:
+        found = retain(run.recipe, run.facts(), run.holdings(), pinned(layout))
+        move_to_trash(layout, found.removable)
+        return found.kept, empty_trash(layout)
 
 
 def export_to(layout: RunLayout, checkpoint: str, out: Path, say: Say) -> Receipt:

@@ -8,6 +8,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from k2.checkpoint.retention import empty_trash
 from k2.launch.local import Evaluator
 from k2.recipe.schema import Place, Recipe
 from k2.run.control import clear_stop_request
@@ -69,3 +70,4 @@ def _drive(layout: RunLayout, lease: Lease, say: Say) -> Iterator[Run]:
             say(f"removed {left.name}, which an interrupted writer left")
     with ThreadPoolExecutor(1, "aside") as aside, Evaluator.of(place, layout, lease) as evaluator:
         yield Run(recipe, place, layout, lease, evaluator, aside, say)
+    empty_trash(layout)  # no trainer reads any more

@@ -12,9 +12,10 @@ from flows.progress import Progress
 from flows.run import Run
 from flows.training import Beside, train_segment
 from flows.verdicts import answer_verdicts
-from k2.checkpoint.select import prunable, verify
+from k2.checkpoint.retention import empty_trash, move_to_trash, pinned, retain
+from k2.checkpoint.select import verify
 from k2.launch.local import EvaluatorClosed
-from k2.run.durable import remove_folder, sweep
+from k2.run.durable import sweep
 from k2.run.holdings import duty_folder
 from k2.run.ledger import IncidentClosed
 from k2.run.moments import moment
@@ -80,9 +81,10 @@ def train(run: Run, action: Train, beside: Beside) -> None:
 
 
 def prune(run: Run) -> None:
-    """After a chunk: remove the rescue checkpoints that no rollback can want any more, and draw what has healed."""
-    for name in prunable(run.recipe, run.holdings()):
-        remove_folder(run.layout.checkpoint(name))
+    """After a chunk: what went to the trash a round ago is deleted, what nobody needs any more goes there; and draw what has healed."""
+    for name in empty_trash(run.layout):
+        run.say(f"{name} is no longer needed and removed")
+    move_to_trash(run.layout, retain(run.recipe, run.facts(), run.holdings(), pinned(run.layout)).removable)
     draw_healed(run)
 
 

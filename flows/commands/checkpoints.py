@@ -1,4 +1,4 @@
-"""What a checkpoint is owed, by hand: export, score, publish."""
+"""Checkpoints by hand: what they are owed (export, score, publish), and which are kept."""
 
 from argparse import Namespace
 
@@ -61,4 +61,27 @@ def publish(arguments: Namespace) -> int:
         return 0
     for row in rows:
         print(f"{row['checkpoint']}  {row['target']}  {row['files']} files, {row['bytes']:,} bytes, verified")
+    return 0
+
+
+def pin(arguments: Namespace) -> int:
+    """k2 pin"""
+    from k2.checkpoint import retention
+
+    layout = layout_of(arguments)
+    open_run(layout)
+    (retention.unpin if arguments.release else retention.pin)(layout, arguments.checkpoint)
+    kept = sorted(retention.pinned(layout))
+    answer(arguments, {"kept": kept, "removed": []}, f"pinned: {', '.join(kept) or 'nothing'}")
+    return 0
+
+
+def prune(arguments: Namespace) -> int:
+    """k2 prune"""
+    from flows.driving import prune_run
+
+    kept, removed = prune_run(layout_of(arguments), say)
+    answer(
+        arguments, {"kept": kept, "removed": removed}, f"removed: {', '.join(removed) or 'nothing'}; kept: {', '.join(kept) or 'nothing'}"
+    )
     return 0

@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from k2.checkpoint.select import wrong_receipt
 from k2.run.receipt import Receipt, check_files, read_receipt
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ def verify_together(folder: Path) -> Receipt:
     """Called by all ranks: the checkpoint's receipt after its files were digested again, each rank taking some of them."""
     receipt = together(lambda: read_receipt(folder))
     share = receipt.model_copy(update={"files": receipt.files[dist.get_rank() :: dist.get_world_size()]})
-    wrong = check_files(folder, share)
+    wrong = wrong_receipt(receipt, folder.name) + check_files(folder, share)
     agree(f"checkpoint {folder.name} does not verify: {'; '.join(wrong)}; move it away and start from an older one" if wrong else None)
     return receipt
 

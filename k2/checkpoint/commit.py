@@ -94,6 +94,7 @@ class Commit:
             (self.beside / name).write_text(text, "utf-8")
         files = (*digest_files(self.beside, [self.beside / name for name in texts]), *(share.file for share in shares))
         whole = receipt.model_copy(update={"files": files, "facts": receipt.facts | facts_of(shares)})
+        whole = whole.model_copy(update={"sealed": whole.digest})
         write_receipt(self.beside / RECEIPT, whole)
         strike("ckpt.before_rename", receipt.facts.get("step"))
         if not may_commit():

@@ -1,4 +1,4 @@
-"""Which checkpoint may be started from, and which may go. Torch-free: digests and receipts decide.
+"""Which checkpoint may be started from. Torch-free: digests and receipts decide.
 
 A checkpoint is verified before every load: every file is digested again. What does not verify is moved to the
 quarantine with all that was made of it; the driver records that and asks `next_action` again, which then names the next older one.
@@ -7,11 +7,9 @@ quarantine with all that was made of it; the driver records that and asks `next_
 from dataclasses import dataclass
 from pathlib import Path
 
-from k2.recipe.schema import Recipe, Stage
 from k2.run.durable import sync_folder
-from k2.run.holdings import HeldCheckpoint, Holdings
 from k2.run.layout import RunLayout
-from k2.run.receipt import RECEIPT, check_files, find_receipt, read_receipt
+from k2.run.receipt import RECEIPT, Receipt, check_files, find_receipt, read_receipt, receipts_in
 from k2.run.setting_aside import set_aside
 
 
@@ -30,11 +28,28 @@ def verify(layout: RunLayout, name: str) -> list[str]:
         receipt = read_receipt(folder / RECEIPT)
     except ValueError as error:
         return [str(error)]
-    if receipt.kind != "checkpoint" or receipt.name != name:
-        return [f"its receipt is that of the {receipt.kind} {receipt.name}"]
+    misstated = wrong_receipt(receipt, name)
+    if misstated:
+        return misstated
     listed = {file.path for file in receipt.files} | {RECEIPT}
     unlisted = sorted({str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - listed)
-    return check_files(folder, receipt) + [f"{path}: is not in the receipt" for path in unlisted]
+    foreign = [f"{path}: is not in the receipt" for path in unlisted]
+    return check_files(folder, receipt) + foreign + _exchanged(layout, receipt)
+
+
+def wrong_receipt(receipt: Receipt, name: str) -> list[str]:
+    """What is wrong with the receipt itself: it speaks of something else, or was changed after it was sealed."""
+    if receipt.kind != "checkpoint" or receipt.name != name:
+        return [f"its receipt is that of the {receipt.kind} {receipt.name}"]
+    if receipt.sealed != (receipt.digest if "format" in receipt.facts else None):
+        return ["its receipt was changed after it was sealed"]
+    return []
+
+
+def _exchanged(layout: RunLayout, receipt: Receipt) -> list[str]:
+    """Checkpoints that went on from another one of this name: then this is not what it was. Each names its parent's digest."""
+    children = [other for other in receipts_in(layout.checkpoints) if other.facts.get("parent") == receipt.name]
+    return [f"{child.name} went on from another {receipt.name}" for child in children if child.inputs.get("parent") != receipt.digest]
 
 
 def set_bad_aside(layout: RunLayout, start: str | None) -> tuple[Rejected, ...]:
@@ -49,28 +64,6 @@ def set_bad_aside(layout: RunLayout, start: str | None) -> tuple[Rejected, ...]:
     for checkpoint in rejected:
         quarantine(layout, checkpoint.name)
     return tuple(rejected)
-
-
-def prunable(recipe: Recipe, holdings: Holdings) -> tuple[str, ...]:
-    """Rescue and stop checkpoints so old that no rollback can want them. Chunk checkpoints never are.
-
-    Kept are those of the last two chunks and twice the detector's reach (persistence and margin) before them.
-    """
-    newest = max((_run_step(recipe, c) for c in holdings.checkpoints), default=0)
-
-    def too_old(checkpoint: HeldCheckpoint) -> bool:
-        return newest - _run_step(recipe, checkpoint) > _kept_steps(recipe, recipe.stage(checkpoint.stage))
-
-    return tuple(c.name for c in holdings.checkpoints if c.kind != "chunk" and too_old(c))
-
-
-def _kept_steps(recipe: Recipe, stage: Stage) -> int:
-    return 2 * stage.steps_per_chunk + 2 * (recipe.spikes.persistence_steps + recipe.spikes.margin_steps)
-
-
-def _run_step(recipe: Recipe, checkpoint: HeldCheckpoint) -> int:
-    """The checkpoint's step, counted on through the stages."""
-    return sum(stage.steps for stage in recipe.stages_before(checkpoint.stage)) + checkpoint.step
 
 
 def _folders(layout: RunLayout) -> list[Path]:

@@ -232,7 +232,8 @@ class Layout(Part):
 
 
 class Checkpoints(Part):
-    rescue_every_steps: Count = Field(description="steps between two rescue checkpoints; chunk ends are always saved")
+    rescue_every_steps: Count = Field(description="steps between two rescue checkpoints; chunk ends are always saved, and kept")
+    keep_last: Count = Field(default=5, description="the newest rescue checkpoints, kept beside those that a rollback may want")
 
 
 class Fault(Part):

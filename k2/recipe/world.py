@@ -1,9 +1,11 @@
 """The world that a run is trained by: how many ranks of each kind, and the micro-batch. Pure.
 
 A recipe declares one; a place may have another, since the samples of a step and their order are the same in every world. It is
-written `pp2dp1tp1`, with `sp` for sequence parallelism and `mb4` for micro-batches of four samples where those change too.
+written `pp2dp1tp1`, with `sp` for sequence parallelism and `mb4` for micro-batches of four samples where those change too (of
+fewer in a stage with a smaller batch).
 """
 
+import math
 import re
 
 from k2.recipe.load import RecipeError, revalidated
@@ -23,7 +25,8 @@ def in_world(recipe: Recipe, world: str | None) -> Recipe:
     document = recipe.model_dump(mode="json")
     document["layout"] |= layout
     for stage in document["stages"]:
-        stage["micro_batch_samples"] = int(parts["micro"] or stage["micro_batch_samples"])
+        if parts["micro"] is not None:  # of a stage with a smaller batch what divides both
+            stage["micro_batch_samples"] = math.gcd(int(parts["micro"]), max(1, stage["batch_samples"] // max(1, layout["data"])))
     return revalidated(document, f"{recipe.name} in the world {world}")
 
 

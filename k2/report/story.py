@@ -149,14 +149,20 @@ def _event(fact: Fact) -> tuple[str, str]:
             return "data", f"{fact.stage}: {words(fact)}, by {fact.who}: {fact.why}"
         case RunRestored():
             return "plain", f"Restored from {fact.checkpoint} as published at {fact.source}: what stands before happened there"
-        case CheckpointQuarantined():
-            return "bad", f"{fact.checkpoint} set aside: {fact.why}"
-        case ResumeRefused():
-            return "bad", f"Attempt {fact.attempt} refused what {fact.checkpoint} gave: {fact.why}"
-        case DutyFailed():
-            return "bad", f"{fact.checkpoint} is still owed to be {fact.duty}: {fact.why}"
+        case CheckpointQuarantined() | ResumeRefused() | DutyFailed():
+            return "bad", _trouble(fact)
         case _:
             return _attempt_event(fact)
+
+
+def _trouble(fact: CheckpointQuarantined | ResumeRefused | DutyFailed) -> str:
+    match fact:
+        case CheckpointQuarantined():
+            return f"{fact.checkpoint} set aside: {fact.why}"
+        case ResumeRefused():
+            return f"Attempt {fact.attempt} refused what {fact.checkpoint} gave: {fact.why}"
+        case DutyFailed():
+            return f"{fact.checkpoint} is still owed to be {fact.duty}: {fact.why}"
 
 
 def _attempt_event(fact: RunCreated | AttemptStarted | AttemptEnded) -> tuple[str, str]:

@@ -145,6 +145,16 @@ class RunLayout:
         return self.checkpoints / name
 
     @property
+    def trash(self) -> Path:
+        """Where checkpoints go that nobody needs any more, until the next round."""
+        return self.checkpoints / ".trash"
+
+    @property
+    def pins(self) -> Path:
+        """A note for each checkpoint that somebody wants kept."""
+        return self.root / "pins"
+
+    @property
     def quarantine(self) -> Path:
         """Where checkpoints go that did not verify, kept for a look."""
         return self.root / "quarantine"

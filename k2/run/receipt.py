@@ -43,6 +43,7 @@ class Receipt(BaseModel):
     inputs: dict[str, str] = Field(default_factory=dict, description="name of each input -> its digest")
     facts: dict[str, Any] = Field(default_factory=dict, description="counts, steps, tokens: what readers need of it")
     files: tuple[FileDigest, ...] = ()
+    sealed: str | None = Field(default=None, description="its own `digest`, where a changed bit of the receipt itself must be seen")
 
     @property
     def digest(self) -> str:

@@ -81,10 +81,11 @@ class Loop:
         engine.before_update(self._saver.before_update)
         self._inputs = input_digests(segment)
         self._tokens, self._exact = 0, False
+        self._parent: str | None = None
         if segment.checkpoint is not None:
             parent = load_checkpoint(segment, engine, self._inputs)
             self._tokens = parent.facts["tokens"]
-            self._inputs["parent"] = parent.digest
+            self._follow(parent)
             self._exact = parent.facts["arithmetic"] == engine.arithmetic and engine.arithmetic.startswith("cpu")
             self._by_attempt = parent.facts["attempt"]
 
@@ -169,7 +170,11 @@ class Loop:
                 print(f"k2.train: ALARM: {problem}", file=sys.stderr, flush=True)
             return
         if receipt is not None:
-            self._inputs["parent"] = receipt.digest
+            self._follow(receipt)
+
+    def _follow(self, parent: Receipt) -> None:
+        """The next checkpoint names this one, so that neither can be exchanged unseen."""
+        self._inputs["parent"], self._parent = parent.digest, parent.name
 
     def _is_current(self) -> bool:
         """Whether no newer attempt has begun: one that was given up and wakes again commits nothing."""
@@ -199,6 +204,7 @@ class Loop:
                 "step": step,
                 "tokens": self._tokens,
                 "attempt": segment.attempt,
+                "parent": self._parent,
                 "lr": learning_rate(self._stage.schedule, step, self._stage.steps) * factor,
                 "layout": layout.model_dump(mode="json"),
                 "precision": layout.precision,

@@ -8,7 +8,7 @@ trying a checkpoint again is useless; and where records overlap, a healthy one r
 import math
 from collections.abc import Mapping, Sequence
 
-from k2.run.ledger import AttemptStarted, ChunkDeferred, Fact, ResumeRefused, StepsSkipped
+from k2.run.ledger import AttemptStarted, DataOperation, Fact, ResumeRefused
 from k2.run.records import Branches, StepRecord
 
 CANARY_STEPS = 20  # after a resume that are held against the record
@@ -21,7 +21,7 @@ def recorded_steps(facts: Sequence[Fact], branches: Branches, stage: str, first_
     Of several attempts the one that saved the checkpoint (`by_attempt`) counts, else the newest; refused ones never do.
     """
     refused = {fact.attempt for fact in facts if isinstance(fact, ResumeRefused)}
-    operated = max((i for i, f in enumerate(facts) if isinstance(f, StepsSkipped | ChunkDeferred) and f.stage == stage), default=-1)
+    operated = max((i for i, f in enumerate(facts) if isinstance(f, DataOperation) and f.stage == stage), default=-1)
     started = [f.attempt for i, f in enumerate(facts) if i > operated and isinstance(f, AttemptStarted) and f.stage == stage]
     found: dict[int, StepRecord] = {}
     for attempt in sorted(set(started) - refused, key=lambda number: (number == by_attempt, number)):

@@ -1,15 +1,17 @@
 """Which checkpoints may be started from and which may go, on folders made by hand: no trainer is needed."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from k2.checkpoint.select import prunable, set_bad_aside, verify
+from k2.checkpoint.commit import FORMAT
+from k2.checkpoint.select import set_bad_aside, verify
 from k2.recipe.load import load_recipe
 from k2.run.durable import durable_folder
-from k2.run.holdings import DUTIES, HeldCheckpoint, Holdings, duty_folder, held_checkpoints
+from k2.run.holdings import DUTIES, duty_folder, held_checkpoints
 from k2.run.layout import RunLayout
-from k2.run.receipt import Receipt, commit_receipt_only, now, seal_folder
+from k2.run.receipt import Receipt, commit_receipt_only, now, read_receipt, seal_folder, write_receipt
 
 RECIPE = load_recipe(str(Path(__file__).parents[1] / "mini.toml"))
 
@@ -22,17 +24,30 @@ def layout(tmp_path):
     return layout
 
 
-def commit(layout, name, kind, step):
+def commit(layout, name, kind, step, parent=None):
     with durable_folder(layout.checkpoint(name)) as folder:
         (folder / "state").mkdir()
         (folder / "state" / "layer_00.pt").write_bytes(f"weights of step {step}".encode() * 100)
         (folder / "state" / "optim.pt").write_bytes(f"moments of step {step}".encode() * 100)
-        facts = {"kind": kind, "stage": "stage1", "step": step, "tokens": 128 * step}
-        seal_folder(folder, Receipt(kind="checkpoint", name=name, recipe="r", made_at=now(), facts=facts))
+        facts = {"kind": kind, "stage": "stage1", "step": step, "tokens": 128 * step, "format": FORMAT, "parent": parent}
+        inputs = {"parent": read_receipt(layout.checkpoint(parent)).digest} if parent else {}
+        receipt = seal_folder(folder, Receipt(kind="checkpoint", name=name, recipe="r", made_at=now(), inputs=inputs, facts=facts))
+        write_receipt(folder / "receipt.json", receipt.model_copy(update={"sealed": receipt.digest}))
 
 
 def held(layout):
     return [c.name for c in held_checkpoints(RECIPE, layout)]
+
+
+def change_the_receipt(layout):
+    path = layout.checkpoint("ckpt_002") / "receipt.json"
+    path.write_bytes(path.read_bytes().replace(b'"tokens":2048', b'"tokens":2049').replace(b'"tokens": 2048', b'"tokens": 2049'))
+
+
+def exchange_the_whole(layout):
+    """By one that agrees with its own receipt: only who went on from it knows better."""
+    shutil.rmtree(layout.checkpoint("ckpt_002"))
+    commit(layout, "ckpt_002", "chunk", 17)
 
 
 def flip_a_bit(layout):
@@ -74,7 +89,17 @@ def tear_the_receipt(layout):
     path.write_bytes(path.read_bytes()[:100])
 
 
-DAMAGES = [flip_a_bit, truncate, zero_a_page, lose_a_file, swap_with_an_older, put_a_file_in, take_the_receipt_of_another, tear_the_receipt]
+DAMAGES = [
+    flip_a_bit,
+    truncate,
+    zero_a_page,
+    lose_a_file,
+    swap_with_an_older,
+    put_a_file_in,
+    take_the_receipt_of_another,
+    tear_the_receipt,
+    change_the_receipt,
+]
 
 
 def test_untouched_checkpoints_verify(layout):
@@ -92,6 +117,14 @@ def test_every_damage_is_seen_and_set_aside(layout, damage):
     assert rejected[0].why
     assert held(layout) == ["rescue_stage1_000004", "ckpt_001"]
     assert (layout.quarantine / "ckpt_002" / "checkpoints" / "ckpt_002").is_dir()
+
+
+def test_a_checkpoint_exchanged_for_another_good_one_is_told_by_its_child(layout):
+    commit(layout, "rescue_stage1_000020", "rescue", 20, parent="ckpt_002")
+    assert verify(layout, "ckpt_002") == []
+    exchange_the_whole(layout)
+    assert verify(layout, "ckpt_002") == ["rescue_stage1_000020 went on from another ckpt_002"]
+    assert verify(layout, "rescue_stage1_000020") == []
 
 
 def test_the_damaged_file_is_named(layout):
@@ -130,26 +163,3 @@ def test_a_start_that_is_not_there_is_reported(layout):
 
 def test_from_scratch_there_is_nothing_to_verify(tmp_path):
     assert set_bad_aside(RunLayout(tmp_path / "new"), None) == ()
-
-
-def holdings(*checkpoints):
-    return Holdings(prepared=True, checkpoints=checkpoints, reached={"stage1": 0, "stage2": 0}, released=False)
-
-
-def test_rescues_out_of_any_rollbacks_reach_may_go():
-    """Two chunks of 8 steps and twice (4 + 2): 28 steps behind the newest are kept."""
-    longer = load_recipe(str(Path(__file__).parents[1] / "mini.toml"), ("stages.stage1.chunks=6",))
-    steps = [(4, "rescue"), (8, "chunk"), (11, "stop"), (12, "rescue"), (16, "chunk"), (40, "chunk")]
-    kept = holdings(*(HeldCheckpoint(f"{kind}_{step}", kind, "stage1", step, 0) for step, kind in steps))
-    assert prunable(longer, kept) == ("rescue_4", "stop_11")
-
-
-def test_a_stages_rescues_age_on_in_the_next_stage():
-    rescue, newest = HeldCheckpoint("rescue", "rescue", "stage1", 23, 0), HeldCheckpoint("ckpt_004", "chunk", "stage2", 4, 0)
-    assert prunable(RECIPE, holdings(rescue, newest)) == ()
-    later = load_recipe(str(Path(__file__).parents[1] / "mini.toml"), ("stages.stage2.chunks=8",))
-    assert prunable(later, holdings(rescue, HeldCheckpoint("ckpt_011", "chunk", "stage2", 32, 0))) == ("rescue",)
-
-
-def test_nothing_held_nothing_goes():
-    assert prunable(RECIPE, holdings()) == ()

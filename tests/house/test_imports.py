@@ -33,7 +33,17 @@ LIBRARIES = {
     "transformers": ("k2/checkpoint/", "k2/eval/"),
     "lm_eval": ("k2/eval/",),
 }
-TORCH_FREE = ("k2/checkpoint/select.py", "k2/eval/suite.py", "k2/eval/scores.py", "k2/model/count.py", "k2/train/schedule.py")
+TORCH_FREE = (
+    "k2/checkpoint/select.py",
+    "k2/checkpoint/retention.py",
+    "k2/checkpoint/commit.py",
+    "k2/checkpoint/shard.py",
+    "k2/checkpoint/state.py",
+    "k2/eval/suite.py",
+    "k2/eval/scores.py",
+    "k2/model/count.py",
+    "k2/train/schedule.py",
+)
 
 
 def imports_of(path: Path) -> list[str]:
