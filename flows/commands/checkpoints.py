@@ -64,6 +64,29 @@ def publish(arguments: Namespace) -> int:
     return 0
 
 
+def import_model(arguments: Namespace) -> int:
+    """k2 import"""
+    from flows.importing import import_run
+    from k2.recipe.load import load_place
+
+    layout = layout_of(arguments)
+    place = load_place(arguments.place) if arguments.place else None
+    receipt = import_run(layout, arguments.folder, arguments.recipe, tuple(arguments.overrides), place, say)
+    difference = receipt.facts["max_abs_logit_difference"]
+    shown = {
+        "max_abs_logit_difference": difference,
+        "run": layout.name,
+        "checkpoint": receipt.name,
+        "parameters": receipt.facts["parameters"],
+    }
+    answer(
+        arguments,
+        shown,
+        f"{layout.name} starts from {receipt.name}: logits agree to {difference:.3g}; go on with `k2 resume {layout.name}`",
+    )
+    return 0
+
+
 def pin(arguments: Namespace) -> int:
     """k2 pin"""
     from k2.checkpoint import retention

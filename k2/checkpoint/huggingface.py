@@ -23,6 +23,7 @@ from k2.run.layout import RunLayout
 from k2.run.receipt import BrokenOutput, Receipt, find_receipt, now, read_receipt, seal_folder
 
 LOGIT_TOLERANCE = 1e-4  # largest |difference| with both models in float32, whatever type the weights were trained in
+BF16_TOLERANCE = 0.05  # of the largest logit, both in bfloat16: 8 bits, rounded some hundred times in different orders
 _SHARD_BYTES = 5_000_000_000
 _COMPARED_ROWS = 2
 _BOS, _EOS = 1, 2  # LLaMA's, which every tokenizer of a recipe keeps
@@ -51,7 +52,9 @@ def export_checkpoint(recipe: Recipe, layout: RunLayout, name: str, write_tokeni
         _write_json(beside / "config.json", config(recipe.model, stage, type_name))
         _write_json(beside / "generation_config.json", {"bos_token_id": _BOS, "eos_token_id": _EOS, "do_sample": False})
         write_tokenizer(beside)
-        difference = logit_difference(beside, _own_model(recipe.model, stage, weights), rows_BT)
+        own = _own_model(recipe.model, stage, weights)
+        difference = logit_difference(beside, own, rows_BT)
+        rounded = {"relative_logit_difference_bf16": _within_rounding(name, beside, own, rows_BT)} if dtype is torch.bfloat16 else {}
         receipt = Receipt(
             kind="export",
             name=name,
@@ -59,13 +62,14 @@ def export_checkpoint(recipe: Recipe, layout: RunLayout, name: str, write_tokeni
             made_at=now(),
             inputs={"checkpoint": checkpoint.digest},
             facts={
-                "max_abs_logit_difference": _within_tolerance(name, difference),
+                "max_abs_logit_difference": within_tolerance(name, difference),
                 "parameters": sum(tensor.numel() for tensor in weights.values()),
                 "stage": stage.name,
                 "context": stage.context,
                 "dtype": type_name,
                 "compared_tokens": rows_BT.numel(),
-            },
+            }
+            | rounded,
         )
         return seal_folder(beside, receipt)
 
@@ -159,13 +163,29 @@ def logit_difference(folder: Path, own: PlainLlama, rows_BT: Tensor) -> float:
     return float((exported(input_ids=rows_BT, use_cache=False).logits - own(rows_BT)).abs().max())
 
 
+@torch.inference_mode()
+def _within_rounding(name: str, folder: Path, own: PlainLlama, rows_BT: Tensor) -> float:
+    """As users run it: both in bfloat16, which round in different orders. The largest |difference| over the largest |logit|."""
+    from transformers.models.llama.modeling_llama import LlamaForCausalLM
+
+    theirs = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()(input_ids=rows_BT, use_cache=False).logits.float()
+    ours = own.to(torch.bfloat16)(rows_BT).float()
+    relative = float((theirs - ours).abs().max() / theirs.abs().max())
+    if not relative <= BF16_TOLERANCE:
+        raise ExportRefused(
+            f"the export of {name} is refused: in bfloat16 its logits differ from the checkpoint's by {relative:.3g} of the largest, more "
+            f"than {BF16_TOLERANCE}; one of the two computes in another precision where it must not"
+        )
+    return relative
+
+
 def _own_model(model: Model, stage: Stage, weights: Mapping[str, Tensor]) -> PlainLlama:
     own = build_plain(model, stage.rope_base).eval()
     set_weights(own, model, weights)
     return own
 
 
-def _within_tolerance(name: str, difference: float) -> float:
+def within_tolerance(name: str, difference: float) -> float:
     if not difference <= LOGIT_TOLERANCE:  # a NaN is no agreement
         raise ExportRefused(
             f"the export of {name} is refused: its logits differ from the checkpoint's by up to {difference:.3g}, more than "

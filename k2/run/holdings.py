@@ -22,10 +22,10 @@ DUTIES: tuple[Duty, ...] = get_args(Duty)  # in the order in which they are sett
 
 @dataclass(frozen=True)
 class HeldCheckpoint:
-    """One committed checkpoint. `chunk` ends a chunk, `rescue` comes by steps, `stop` was asked for."""
+    """One committed checkpoint. `chunk` ends a chunk, `rescue` comes by steps, `stop` was asked for, `imported` is begun from."""
 
     name: str
-    kind: Literal["chunk", "rescue", "stop"]
+    kind: Literal["chunk", "rescue", "stop", "imported"]
     stage: str
     step: int
     tokens: int

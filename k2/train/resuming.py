@@ -63,9 +63,9 @@ def refuse_if(segment: "Segment", step: int, why: str | None) -> None:
 def _foreign(segment: "Segment", receipt: Receipt, inputs: Mapping[str, str]) -> str | None:
     """What of the checkpoint is of another training than the segment's: the keys, with both values."""
     changed = [
-        f"{name}: {receipt.inputs.get(name, 'none')[:12]} -> {inputs[name][:12]}"
+        f"{name}: {receipt.inputs[name][:12]} -> {inputs[name][:12]}"
         for name in ("tokenizer", "chunks")
-        if receipt.inputs.get(name) != inputs[name]
+        if receipt.inputs.get(name, inputs[name]) != inputs[name]  # an imported one rests on neither
     ]
     if receipt.recipe != inputs["recipe"]:
         trained = load_recipe(str(segment.layout.checkpoint(receipt.name) / RECIPE))

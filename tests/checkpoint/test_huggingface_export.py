@@ -76,6 +76,7 @@ def test_a_bf16_run_is_exported_in_bfloat16_without_a_changed_bit(layout: RunLay
     assert all(torch.equal(written[name], tensor) for name, tensor in weights_of(own, recipe.model).items())
     assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
     assert receipt.facts["max_abs_logit_difference"] <= 1e-5
+    assert 0 < receipt.facts["relative_logit_difference_bf16"] <= 0.05
     assert json.loads((layout.export("ckpt_001") / "config.json").read_text())["dtype"] == "bfloat16"
 
 
