@@ -16,7 +16,7 @@ _DEFAULT = "k2_tiny"
 def import_run(
     layout: RunLayout, source: Path, recipe_name: str | None, overrides: tuple[str, ...], place: Place | None, say: Say
 ) -> Receipt:
-    """Create the run and commit what it starts from. On `ImportRefused`, `RecipeError` or `ExportRefused` there is nothing to go on from."""
+    """Create the run and commit what it starts from. Where that is refused nothing is there to go on from."""
     from k2.checkpoint.importing import check_fit, import_weights, read_config
 
     if layout.ledger.exists():

@@ -17,6 +17,7 @@ from k2.checkpoint.select import set_bad_aside
 from k2.launch.heed import UNHEEDING_SECONDS, Heed
 from k2.launch.local import Trainer
 from k2.launch.pulse import Pulse
+from k2.run.alarms import AlarmTail
 from k2.run.control import clear_stop_request, read_stop_request, request_stop
 from k2.run.holdings import held_checkpoints
 from k2.run.layout import checkpoint_name
@@ -119,6 +120,7 @@ class _Following:
         self._run, self._action, self._trainer, self._beside = run, action, trainer, beside
         self._pulse = Pulse(run.layout.metrics(action.stage, action.attempt), self._saves_after)
         self._heed = Heed()
+        self._alarms = AlarmTail(run.layout.trainer_log(action.attempt))
 
     def to_the_end(self) -> int:
         """Follow the trainer until it has ended; its exit code."""
@@ -152,6 +154,8 @@ class _Following:
         records = self._pulse.observe()
         for record in records:
             self._beside.see(record)
+        for alarm in self._alarms.new():
+            self._run.say(f"ALARM: {alarm}")
         if self._pulse.stalled:
             self._run.say(f"no step for {self._pulse.silent_seconds:.0f} s: the trainer hangs and is killed")
             self._trainer.kill()

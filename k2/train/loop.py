@@ -5,7 +5,6 @@ at every chunk end and every so many steps between, and how it ended. The ledger
 """
 
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from k2.data.loader import SampleReader
 from k2.recipe.load import digest, to_toml
 from k2.recipe.schema import Place, Recipe, Stage
 from k2.recipe.world import in_world
+from k2.run.alarms import raise_alarm
 from k2.run.control import read_stop_request
 from k2.run.holdings import held_checkpoints
 from k2.run.injection import strike
@@ -167,7 +167,7 @@ class Loop:
             if "checkpoint rescue_" not in str(problem):
                 raise
             if self._records is not None:
-                print(f"k2.train: ALARM: {problem}", file=sys.stderr, flush=True)
+                raise_alarm(str(problem))
             return
         if receipt is not None:
             self._follow(receipt)
