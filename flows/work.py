@@ -91,7 +91,7 @@ def prune(run: Run) -> None:
 def heal(run: Run, action: Heal) -> None:
     """Keep the evidence of a decided incident, set the abandoned checkpoints aside, close it."""
     from k2.watch.evidence import keep_evidence
-    from k2.watch.policy import abandoned
+    from k2.watch.target import abandoned
 
     moment("heal.begin")
     names = abandoned(run.holdings(), action.incident, action.decision)

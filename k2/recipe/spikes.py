@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from k2.recipe.part import Count, Part, Positive
+from k2.recipe.part import Count, Fraction, Part, Positive
 
 Shift = Literal["chunk", "schedule"]
 
@@ -64,9 +64,22 @@ class Spikes(Part):
     windows: SpikeWindows = SpikeWindows()
 
     bypass: Literal["skip", "defer"] = Field(default="skip", description="skip the data window, or defer the chunk to the end (K2)")
-    margin_steps: Annotated[int, Field(ge=0)] = Field(default=100, description="the target lies at least so many steps before the onset")
-    max_skip_steps: Count = 400
+    margin_steps: Annotated[int, Field(ge=0)] = Field(default=100, description="the target lies at least so far before the onset (PaLM)")
+    margin_growth: Annotated[int, Field(ge=1)] = Field(default=2, description="each further rollback in a region goes so many times as far")
+    max_skip_steps: Count = Field(default=400, description="steps skipped past the onset at most (PaLM: 200 to 500 batches)")
+    skip_budget: Fraction = Field(default=0.005, description="share of a stage's steps that a policy may skip; one window it may always")
+    region_steps: Count = Field(default=5000, description="incidents so near, at a persistence of 100, are of one region")
+    max_rollbacks_in_region: Annotated[int, Field(ge=0)] = Field(default=3, description="the 104B and Marin: three attempts never helped")
     max_rollbacks: Annotated[int, Field(ge=0)] = Field(default=10, description="of a run; then it stops and asks")
+    max_fruitless_cycles: Count = Field(default=3, description="rollbacks in a row without a new highest accepted step; then it asks")
+    asks_about: tuple[str, ...] = Field(default=("malignant.creep",), description="kinds that a policy never answers alone (4.1)")
+    third_remedy: Literal["learning_rate", "clip"] = Field(default="learning_rate", description="what the third rollback changes besides")
+    third_needs_approval: bool = Field(default=True, description="whether a person must agree to the third")
+    learning_rate_remedy: Fraction = Field(default=0.9, description="the rate is multiplied by it (OPT-175B: a tenth less)")
+    clip_remedy: Fraction = Field(default=0.5, description="the clip is multiplied by it (OPT-175B: 2.5, then 1.5, then 1.0)")
+    remedy_steps: Count = Field(default=1000, description="how long it is changed, in steps at a persistence of 100")
+    probe: bool = Field(default=False, description="train the same data again first: a spike that does not come back is the hardware's")
+    probe_steps: Count = Field(default=20, description="so far past the onset, at a persistence of 100")
     answer_within_hours: Positive | None = Field(default=None, description="how long a question waits for a human; none: for ever")
     unanswered: Literal["rollback", "continue", "abort"] = Field(default="rollback", description="what is done when that time is over")
 

@@ -19,11 +19,13 @@ from k2.run.ledger import (
     IncidentClosed,
     IncidentDecided,
     IncidentOpened,
+    ReplayProbed,
     ResumeRefused,
     RunCreated,
     RunRestored,
     SamplesSkipped,
     StepsSkipped,
+    UpdatesTempered,
 )
 from k2.run.operations import words
 from k2.run.plan import decision_of
@@ -143,12 +145,15 @@ def timeline(facts: list[Fact]) -> tuple[TimelineEntry, ...]:
 
 def _event(fact: Fact) -> tuple[str, str]:
     match fact:
-        case IncidentOpened() | IncidentDecided() | IncidentClosed():
+        case IncidentOpened() | ReplayProbed() | IncidentDecided() | IncidentClosed():
             return _incident_event(fact)
         case StepsSkipped() | SamplesSkipped() | ChunkDeferred() | ChunksReordered() | ChunkRepeated():
             return "data", f"{fact.stage}: {words(fact)}, by {fact.who}: {fact.why}"
         case RunRestored():
             return "plain", f"Restored from {fact.checkpoint} as published at {fact.source}: what stands before happened there"
+        case UpdatesTempered():
+            factors = f"learning rate x {number(fact.learning_rate_factor)}, clip x {number(fact.clip_factor)}"
+            return "data", f"{fact.stage}: {factors} in steps {fact.first_step:,} to {fact.last_step:,}, by {fact.who}: {fact.why}"
         case CheckpointQuarantined() | ResumeRefused() | DutyFailed():
             return "bad", _trouble(fact)
         case _:
@@ -182,10 +187,13 @@ def _attempt_event(fact: RunCreated | AttemptStarted | AttemptEnded) -> tuple[st
             )
 
 
-def _incident_event(fact: IncidentOpened | IncidentDecided | IncidentClosed) -> tuple[str, str]:
+def _incident_event(fact: IncidentOpened | ReplayProbed | IncidentDecided | IncidentClosed) -> tuple[str, str]:
     match fact:
         case IncidentOpened():
             return "bad", f"Incident {fact.incident} opened: {fact.kind}, onset at step {fact.onset_step:,} of {fact.stage}"
+        case ReplayProbed():
+            outcome = "came back: it is the data's" if fact.reproduced else "did not come back: the hardware is suspected"
+            return "plain", f"Incident {fact.incident}: the same data was trained again, and the spike {outcome}"
         case IncidentDecided():
             target = f" to {fact.checkpoint or 'the start of the stage'}" if fact.action == "rollback" else ""
             return "good", f"Incident {fact.incident}: {fact.action}{target}, decided by {fact.who}"

@@ -165,6 +165,28 @@ class IncidentDecided(_Fact):
     who: str = "policy"
 
 
+class ReplayProbed(_Fact):
+    """The same data was trained again from `checkpoint`: whether the spike came back. If not, it was the hardware (`sdc_suspect`)."""
+
+    fact: Literal["replay_probed"] = "replay_probed"
+    incident: int
+    checkpoint: str | None
+    reproduced: bool
+
+
+class UpdatesTempered(_Fact):
+    """A change of the optimizer for a while: from `first_step` to `last_step` the learning rate and the clip are multiplied."""
+
+    fact: Literal["updates_tempered"] = "updates_tempered"
+    stage: str
+    first_step: int
+    last_step: int
+    learning_rate_factor: float = 1.0
+    clip_factor: float = 1.0
+    who: str
+    why: str
+
+
 class IncidentClosed(_Fact):
     """The evidence lies in its folder, the abandoned checkpoints are out of the way: training may go on."""
 
@@ -197,6 +219,8 @@ Fact = (
     | ResumeRefused
     | IncidentOpened
     | IncidentDecided
+    | ReplayProbed
+    | UpdatesTempered
     | IncidentClosed
     | DutyFailed
 )

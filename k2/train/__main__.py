@@ -26,6 +26,7 @@ from k2.run.ledger import Fact, ledger_head, read_facts
 from k2.run.opening import open_run
 from k2.run.receipt import find_receipt
 from k2.run.records import StepRecord, branches
+from k2.run.tempering import tempered
 from k2.train.engine import Engine, connect
 from k2.train.loop import Loop, Segment, check_segment
 from k2.watch.canary import recorded_steps
@@ -56,7 +57,7 @@ def train(arguments: argparse.Namespace) -> None:
     head = ledger_head(layout.ledger)
     segment = Segment(
         recipe, layout, stage, arguments.attempt, arguments.first_step, arguments.checkpoint, head, place, arguments.last_step,
-        _recorded(layout, facts, arguments),
+        _recorded(layout, facts, arguments), tempered(facts, stage.name),
     )  # fmt: skip
     trained = in_world(recipe, place.world)
     connect(trained, place)

@@ -84,6 +84,10 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
 
+    def set_clip(self, limit: float) -> None:
+        """Of the global gradient norm, for the next batch."""
+        self._engine.optimizer.clip_grad = limit
+
     def train_batch(self, micro_batches: Iterator[MicroBatch]) -> tuple[float, float]:
         """One step over this data rank's micro-batches: the mean loss of the global batch and the gradient's norm before clipping."""
         loss = self._engine.train_batch(micro_batches)

@@ -24,10 +24,11 @@ from k2.run.control import read_stop_request
 from k2.run.holdings import held_checkpoints
 from k2.run.injection import strike
 from k2.run.layout import RunLayout, rescue_name
-from k2.run.ledger import last_attempt, read_facts
+from k2.run.ledger import UpdatesTempered, last_attempt, read_facts
 from k2.run.receipt import Receipt, now, read_receipt
 from k2.run.records import StepRecord
 from k2.run.saving import Due, due_checkpoint
+from k2.run.tempering import temper_at
 from k2.train.engine import Engine
 from k2.train.resuming import load_checkpoint, refuse_if
 from k2.train.schedule import fault_factor, learning_rate
@@ -51,6 +52,7 @@ class Segment:
     place: Place = field(default_factory=Place)
     last_step: int | None = None
     recorded: Mapping[int, StepRecord] = field(default_factory=dict)  # what an earlier attempt recorded of the steps that come
+    tempered: tuple[UpdatesTempered, ...] = ()
 
 
 def check_segment(segment: Segment) -> None:
@@ -115,7 +117,8 @@ class Loop:
         return request is not None and request.attempt == self._segment.attempt
 
     def _train(self, step: int) -> None:
-        result = train_step(self._engine, self._recipe, self._stage, step, self._reader.step)
+        temper = temper_at(self._segment.tempered, step)
+        result = train_step(self._engine, self._recipe, self._stage, step, self._reader.step, temper)
         self._tokens += self._stage.tokens_per_step
         record = self._record(step, result)
         if self._records is not None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from k2.model.llama import next_tokens
 from k2.recipe.schema import Recipe, Stage
+from k2.run.tempering import UNTEMPERED, Temper
 from k2.train.engine import Engine, MicroBatch
 from k2.train.schedule import fault_factor, learning_rate
 
@@ -33,12 +34,15 @@ class StepResult:
     updated: bool
 
 
-def train_step(engine: Engine, recipe: Recipe, stage: Stage, step: int, read: Callable[[int], Samples]) -> StepResult:
-    """Train the samples of `step`."""
+def train_step(
+    engine: Engine, recipe: Recipe, stage: Stage, step: int, read: Callable[[int], Samples], temper: Temper = UNTEMPERED
+) -> StepResult:
+    """Train the samples of `step`. `temper` multiplies the learning rate and the clip."""
     began = time.perf_counter()
-    lr = learning_rate(stage.schedule, step, stage.steps) * fault_factor(recipe.faults, stage.name, step)
+    lr = learning_rate(stage.schedule, step, stage.steps) * fault_factor(recipe.faults, stage.name, step) * temper.learning_rate
     refused = engine.skipped_updates
     engine.set_learning_rate(lr)
+    engine.set_clip(recipe.optimizer.clip * temper.clip)
     loss, grad_norm = engine.train_batch(micro_batches(engine, recipe, stage, step, read))
     return StepResult(loss, grad_norm, lr, time.perf_counter() - began, engine.skipped_updates == refused)
 

@@ -21,7 +21,7 @@ from k2.run.receipt import Receipt, digest_files, find_receipt, now, read_receip
 from k2.run.records import Branches, StepRecord, accepted_of, branches
 from k2.run.setting_aside import set_aside
 from k2.watch.kept import keep_checkpoints
-from k2.watch.policy import chunk_position, skip_window
+from k2.watch.target import chunk_position, skip_window
 
 PICTURE = "loss.svg"
 _PERSISTENCES_BEFORE = 10  # spikes specification 4.3: the records from 1,000 steps before the onset on

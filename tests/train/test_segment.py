@@ -9,6 +9,7 @@ from trainer_run import new_run, wait_until
 from k2.checkpoint.select import verify
 from k2.run.control import request_stop
 from k2.run.holdings import held_checkpoints
+from k2.run.ledger import UpdatesTempered, append_facts
 from k2.run.receipt import read_receipt
 from k2.train.schedule import learning_rate
 
@@ -84,3 +85,19 @@ def test_sigterm_asks_for_a_stop(tmp_path):
     last = run.records(1)[-1].step
     assert last < run.recipe.stage("stage1").steps
     assert held_checkpoints(run.recipe, run.layout)[-1].step == last
+
+
+@pytest.mark.slow
+def test_tempered_steps_have_smaller_updates_and_no_others(unbroken, tmp_path):
+    """The ledger's remedy reaches the optimizer: a clip of a hundredth at step 2 alone, half the rate at steps 3 and 4 alone."""
+    run = new_run(tmp_path / "mini")
+    append_facts(
+        run.layout.ledger,
+        UpdatesTempered(stage="stage1", first_step=2, last_step=2, clip_factor=0.01, who="ada", why="test"),
+        UpdatesTempered(stage="stage1", first_step=3, last_step=4, learning_rate_factor=0.5, who="ada", why="test"),
+    )
+    run.train()
+    usual, changed = unbroken.records(1), run.records(1)
+    assert [c.lr / u.lr for u, c in zip(usual, changed, strict=True)][:6] == [1, 1, 0.5, 0.5, 1, 1]
+    assert [c.loss == u.loss for u, c in zip(usual, changed, strict=True)][:3] == [True, True, False]
+    assert all(abs(c.loss - u.loss) < 0.05 for u, c in zip(usual, changed, strict=True))

@@ -18,7 +18,8 @@ from k2.run.receipt import Receipt, check_files, commit_receipt_only, now, read_
 from k2.run.records import read_records
 from k2.watch.event import Event
 from k2.watch.evidence import keep_evidence
-from k2.watch.policy import abandoned, answer
+from k2.watch.policy import answer
+from k2.watch.target import abandoned
 
 FIRST = AttemptStarted(attempt=1, stage="stage1", checkpoint=None, first_step=1)
 SPIKE = Event("malignant.long", "stage1", 1, 291, 302, 1.5, 12.0, 4.4, 0.12, 12, 0.25)

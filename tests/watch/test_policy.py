@@ -12,7 +12,8 @@ from k2.run.holdings import HeldCheckpoint, Holdings
 from k2.run.ledger import AttemptStarted, ChunkDeferred, Fact, IncidentClosed, IncidentDecided, IncidentOpened, StepsSkipped
 from k2.run.plan import Ask, Heal, next_action
 from k2.watch.event import Event, Kind
-from k2.watch.policy import DecisionRefused, abandoned, answer, decide, judge
+from k2.watch.policy import DecisionRefused, answer, decide, judge
+from k2.watch.target import abandoned
 
 FIRST = AttemptStarted(attempt=1, stage="stage1", checkpoint=None, first_step=1)
 
