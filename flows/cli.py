@@ -220,6 +220,7 @@ def _add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     seen.add_argument("--until", metavar="CKPT", help="only what this checkpoint has seen")
     seen.add_argument("--attempt", type=int, help="what this attempt has seen, also where a rollback gave it up")
     _add_data_operations(data)
+    _add_data_layouts(data)
 
 
 def _add_data_operations(data: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -243,6 +244,26 @@ def _add_data_operations(data: "argparse._SubParsersAction[argparse.ArgumentPars
     repeat = operation("repeat", "train the chunk at a position once more, in the place of a later one")
     repeat.add_argument("--position", type=int, required=True)
     repeat.add_argument("--at", type=int, required=True, metavar="POSITION", help="where; the chunk that stands there is left out")
+
+
+def _add_data_layouts(data: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    export = _command(data, "export", "write a run's chunks in another layout", "layouts.export")
+    export.add_argument("chunks", help="the run whose chunks these are")
+    export.add_argument("--format", choices=("jsonl", "megatron"), required=True, help="K2's published rows, or Megatron's .bin and .idx")
+    export.add_argument("--out", type=Path, required=True)
+    export.add_argument("--stage", action="append", default=[], help="only this one (default: all)")
+    export.add_argument("--chunk", type=int, action="append", default=[], help="only this one (default: all)")
+    imported = _command(data, "import", "take chunks that are tokenized already, ready to train on", "layouts.import_")
+    imported.add_argument("recipe")
+    imported.add_argument("source", type=Path, help="folder with <stage>/chunk_000.jsonl, or .bin and .idx, a file a chunk")
+    imported.add_argument("--format", choices=("jsonl", "megatron"), required=True)
+    imported.add_argument("--out", type=Path, required=True)
+    imported.add_argument("--subset", help="the subset that Megatron's files are of: they do not say")
+    imported.add_argument(
+        "--held-out", type=Path, metavar="FILE", help="documents for the evaluation: JSON lines of id, subset, text"
+    )
+    imported.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c")
+    imported.add_argument("--place", metavar="FILE")
 
 
 def _range(text: str) -> tuple[int, int]:

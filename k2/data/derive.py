@@ -18,6 +18,7 @@ from k2.data.chunk import Span, chunk_name, map_rows
 from k2.data.document import DataError
 from k2.data.encode import document_tokens
 from k2.data.freeze import Frozen, frozen
+from k2.data.imported import is_imported
 from k2.data.order import Sequence, sequence_of
 from k2.data.seen import seats_of, spans_of_row
 from k2.data.stream import Stream, StreamDocument, read_document
@@ -114,6 +115,8 @@ class Deriver:
 
 def derive(recipe: Recipe, place: Place, layout: RunLayout, facts: list[Fact], steps: list[tuple[str, int]]) -> Derivation:
     """Derive these steps (stage and step) anew, each in the sequence in which it was last trained, or would be."""
+    if is_imported(layout):
+        raise DataError(f"the rows in {layout.root} were imported, there is no text to derive them from; leave out --steps and --step")
     deriver = Deriver(recipe, place, layout)
     bad: list[str] = []
     for name, step in steps:

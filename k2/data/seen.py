@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from k2.data.branches import Branch, Lineage, lineage_of, seen_until, single_branch
 from k2.data.chunk import Span, chunk_name, read_index, spans
+from k2.data.imported import imported_place, is_imported
 from k2.data.mix import plan_mix
 from k2.data.order import step_of_row
 from k2.data.seats import Place, Seats
@@ -113,14 +114,23 @@ def spans_of_row(layout: RunLayout, stage: Stage, chunk: int, row: int) -> list[
 
 def _steps_of(recipe: Recipe, layout: RunLayout, lineage: Lineage, subset: str, number: int, document: str) -> Iterator[Sight]:
     stage = lineage.now.stage
-    there = Stream(layout, subset).document(number)
-    begin, end = there.token_start, there.token_end
-    seats = seats_of(recipe, layout, stage)
-    samples = range(begin // stage.context, min((end - 1) // stage.context + 1, seats.plan.share(subset).samples))
-    for place in seats.of_samples(subset, samples):
+    for place in _places(recipe, layout, stage, subset, number):
         span = _confirmed(recipe, layout, stage, place, subset, number)
         for branch, position, times in _trainings(lineage, place):
             yield _sight(branch, position, span, subset, document, times)
+
+
+def _places(recipe: Recipe, layout: RunLayout, stage: Stage, subset: str, number: int) -> list[Place]:
+    """The rows that hold the document."""
+    stream = Stream(layout, subset)
+    there = stream.document(number)
+    if is_imported(layout):
+        [part] = stream.parts(there.token_start, there.token_end)
+        name, chunk, row = imported_place(layout, subset, part.shard, number - part.document_offset)
+        return [Place(chunk, row, number)] if name == stage.name else []
+    seats = seats_of(recipe, layout, stage)
+    end = min((there.token_end - 1) // stage.context + 1, seats.plan.share(subset).samples)
+    return seats.of_samples(subset, range(there.token_start // stage.context, end))
 
 
 def _trainings(lineage: Lineage, place: Place) -> Iterator[tuple[Branch, int, int]]:

@@ -60,7 +60,8 @@ class Shard:
 def open_shard(folder: Path) -> Shard:
     """The shard in the folder."""
     ends = load_array(folder / ENDS)
-    tokens = np.memmap(folder / TOKENS, dtype="<u2", mode="r") if len(ends) else np.zeros(0, np.uint16)
+    stored = len(ends) and (folder / TOKENS).is_file()  # the tokens of imported rows lie in their chunks alone
+    tokens = np.memmap(folder / TOKENS, dtype="<u2", mode="r") if stored else np.zeros(0, np.uint16)
     return Shard(tokens, ends, load_array(folder / DOCUMENTS))
 
 

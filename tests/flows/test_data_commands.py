@@ -7,12 +7,16 @@ import pytest
 
 from flows.cli import FAILED, HELD, REFUSED, main
 from k2.data.build import build
+from k2.data.loader import SampleReader
+from k2.eval.suite import build_suite
 from k2.recipe.load import load_recipe
 from k2.recipe.schema import Place
+from k2.run.holdings import read_holdings
 from k2.run.layout import RunLayout
 from k2.run.lease import hold
 from k2.run.ledger import AttemptStarted, append_facts, read_facts
-from k2.run.opening import create_or_open
+from k2.run.opening import create_or_open, open_run
+from k2.run.receipt import read_receipt
 from k2.run.records import StepRecord
 
 TESTS = Path(__file__).parents[1]
@@ -124,3 +128,37 @@ def test_a_step_and_its_documents_on_a_run_with_two_branches(run: RunLayout, cap
     assert [b["order"] for b in shown] == [[0, 1, 2], [0, 2, 1]]
     assert main(["data", "order", str(run.root)]) == 0
     assert "attempt 1 from scratch: steps 1 to 16, given up from step 9 on" in capsys.readouterr().out
+
+
+def test_chunks_go_out_and_come_in_ready_to_train_on(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "export", str(prepared), "--format", "megatron", "--out", str(tmp_path / "m"), "--stage", "stage2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 8
+    assert main(["data", "export", str(prepared), "--format", "jsonl", "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == 3 * 1024 + 1024
+    place = tmp_path / "place.toml"
+    place.write_text(f'data_dir = "{prepared / "tokenizer"}"\n')
+    pieces = load_recipe(str(TESTS / "mini.toml")).tokenizer.pieces
+    tokenizer = f'tokenizer={{kind = "file", path = "tokenizer.model", pieces = {pieces}}}'
+    arguments = [str(TESTS / "mini.toml"), str(tmp_path / "out"), "--format", "jsonl", "--out", str(tmp_path / "run"), "--set", tokenizer]
+    held_out = RunLayout(prepared).held_out
+    assert main(["data", "import", *arguments, "--place", str(place), "--held-out", str(held_out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["imported"] == "jsonl"
+
+    layout = RunLayout(tmp_path / "run")
+    recipe, there = open_run(layout)
+    assert build(recipe, there, layout, lambda _: None) == read_receipt(layout.all_chunks)  # a run finds its data prepared
+    build_suite(recipe, layout)
+    assert read_holdings(recipe, layout, read_facts(layout.ledger)).prepared
+    assert SampleReader(recipe, layout, recipe.stages[0], []).step(1).shape == (4, 32)
+    assert main(["data", "verify", str(layout.root), "--steps", "2"]) == FAILED
+    assert "the rows" in capsys.readouterr().err
+
+
+def test_steps_are_derived_anew_from_the_command_line(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "verify", str(prepared), "--steps", "3", "--seed", "5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["bad"], len(found["rederived"]["steps"])) == ([], 3)
+    assert main(["data", "verify", str(prepared), "--stage", "stage2", "--step", "4"]) == 0
+    assert "2 rows of 1 steps are what" in capsys.readouterr().out
+    assert main(["data", "verify", str(prepared), "--step", "4"]) == FAILED
+    assert "--stage S --step N" in capsys.readouterr().err
