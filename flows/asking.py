@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from flows.deciding import Asked, decide_overdue, note_asked, wake
 from flows.evidence import picture_of
+from flows.notify import tell_spike
 from flows.prefect_api import server_answers
 from flows.requests import RunName, layout_of
 from flows.run import Run
@@ -87,6 +88,7 @@ def suspend_until_answered(run: Run, incident: IncidentOpened) -> None:
     if asked.deadline is not None:
         _schedule_default(run.layout, incident, asked.deadline)
     run.say(f"incident {incident.incident:03d} waits for a decision: suspended until the form or `k2 decide` answers it")
+    tell_spike(run.layout, "asked", f"incident {incident.incident} ({incident.kind}) waits for a decision", incident=incident.incident)
     try:
         suspend_flow_run(wait_for_input=form, key=f"{_key(incident)}-{runtime.flow_run.run_count}")
     except (RuntimeError, Abort) as error:

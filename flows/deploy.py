@@ -1,8 +1,8 @@
 """Registering the deployments of `deployments/prefect.yaml` with a server: `python -m flows.deploy FILE`.
 
 What enters is the file and the server of `PREFECT_API_URL`; what leaves is the process work pool, each deployment
-with its parameters checked against its flow, and the automation that ends flow runs whose process is gone. All may
-be registered again.
+with its parameters checked against its flow, and the automations: one ends flow runs whose process is gone, one notifies
+of spikes. All may be registered again.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.deployable import DeploymentsFile, DeploymentsRefused, Entry, Schedule, read_deployments
+from flows.notify import register_notification
 from flows.prefect_api import server_answers
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def register(file: DeploymentsFile, working_dir: Path) -> list[str]:
         for entry, flow in flows:
             _create_deployment(client, entry, flow)
         _create_automation(client)
+        register_notification(client)
     return [f"{flow.name}/{entry.name}" for entry, flow in flows]
 
 

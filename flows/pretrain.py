@@ -27,6 +27,7 @@ from flows.artifacts import Board
 from flows.asking import suspend_until_answered, take_answers
 from flows.loop import Aborted, Outcome, Owing, Stopped, Waiting, pursue
 from flows.loop import Completed as RunCompleted
+from flows.notify import tell_spike
 from flows.prefect_api import api_reachable, server_answers
 from flows.progress import Progress
 from flows.requests import PretrainRequest, ResumeRequest, layout_of
@@ -35,6 +36,7 @@ from flows.training import Beside
 from k2.recipe.load import load_place, load_recipe
 from k2.run.plan import Heal, Settle, Train
 from k2.run.records import StepRecord
+from k2.watch.event import Event
 
 _VERBS = {"verified": "verify", "exported": "export", "evaluated": "evaluate", "published": "publish", "shown": "show"}
 _STATE_SECONDS = 3.0
@@ -143,6 +145,9 @@ class PrefectPerformer:
     def heal(self, action: Heal) -> None:
         perform(f"heal incident {action.incident.incident:03d}", lambda: work.heal(self._run, action))
         self._board.show_incident(action.incident, action.decision)
+        incident, decision = action.incident, action.decision
+        text = f"incident {incident.incident} is closed: {decision.action}, decided by {decision.who}"
+        tell_spike(self._run.layout, "healed", text, incident=incident.incident)
 
     def settle(self, action: Settle) -> None:
         name = f"{_VERBS[action.duty]} {action.checkpoint}"
@@ -164,7 +169,11 @@ class PrefectPerformer:
         self._board.show_curve()
 
     def _watch(self, action: Train, ended: threading.Event) -> None:
-        perform(f"watch {action.stage} attempt {action.attempt}", lambda: work.watch(self._run, action, ended))
+        perform(f"watch {action.stage} attempt {action.attempt}", lambda: work.watch(self._run, action, ended, self._tell))
+
+    def _tell(self, event: Event) -> None:
+        text = f"{event.kind} in {event.stage}, onset at step {event.onset_step}, the loss up by {event.rise_nats:.2f} nat"
+        tell_spike(self._run.layout, "malignant", text, onset_step=event.onset_step, verdict_step=event.verdict_step)
 
 
 def perform(name: str, call: Callable[[], object], retry_delays: tuple[float, ...] = ()) -> None:

@@ -20,9 +20,9 @@ from k2.launch.pulse import Pulse
 from k2.run.alarms import AlarmTail
 from k2.run.control import clear_stop_request, read_stop_request, request_stop
 from k2.run.holdings import held_checkpoints
+from k2.run.injection import strike
 from k2.run.layout import checkpoint_name
 from k2.run.ledger import AttemptEnded, AttemptStarted, CheckpointQuarantined, Fact
-from k2.run.moments import moment
 from k2.run.plan import Train, last_checkpoint
 from k2.run.receipt import RECEIPT
 from k2.run.records import StepRecord
@@ -65,7 +65,7 @@ def train_segment(run: Run, action: Train, beside: Beside) -> None:
     if _set_aside_if_bad(run, action):
         return
     run.record(AttemptStarted(attempt=action.attempt, stage=action.stage, checkpoint=action.checkpoint, first_step=action.first_step))
-    moment("relaunch.recorded")
+    strike("relaunch.recorded")
     run.say(f"{action.stage}: attempt {action.attempt} starts at step {action.first_step}, from {action.checkpoint or 'scratch'}")
     code = _run_trainer(run, action, beside)
     outcome = _outcome(run, action, code)

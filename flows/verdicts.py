@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from flows.resumption import set_bad_resume_aside
 from flows.run import Run
+from k2.run.injection import strike
 from k2.run.ledger import AttemptEnded, AttemptStarted, Fact
-from k2.run.moments import moment
 from k2.run.plan import open_incident
 from k2.run.records import accepted_of, branches, read_records, replayed_losses
 from k2.watch.policy import answer, judge
@@ -17,10 +17,10 @@ from k2.watch.policy import answer, judge
 
 def close_attempt(run: Run, ended: AttemptEnded) -> None:
     """Note the end of the attempt and the answer to its malignant verdict, if it has one that nobody answered."""
-    moment("attempt.ended")
+    strike("attempt.ended")
     refused = set_bad_resume_aside(run, ended)
     run.record(ended, *refused, *(() if refused else _answers(run, run.facts())))
-    moment("verdict.recorded")
+    strike("verdict.recorded")
 
 
 def take_over(run: Run) -> None:

@@ -17,11 +17,12 @@ from k2.checkpoint.select import verify
 from k2.launch.local import EvaluatorClosed
 from k2.run.durable import sweep
 from k2.run.holdings import duty_folder
+from k2.run.injection import strike
 from k2.run.ledger import IncidentClosed
-from k2.run.moments import moment
 from k2.run.plan import Heal, Settle, Train, decision_of, open_incident
 from k2.run.receipt import BrokenOutput, Receipt, commit_receipt_only, now, read_receipt
 from k2.run.records import StepRecord
+from k2.watch.event import Event
 
 DELAY_SECONDS = (2.0, 10.0)
 
@@ -49,17 +50,22 @@ def prepare(run: Run) -> Receipt:
     return receipt
 
 
-def watch(run: Run, action: Train, ended: threading.Event) -> None:
-    """Follow the segment's records; on a malignant verdict ask the trainer to stop, or in the mode `observe` only record it."""
+def watch(run: Run, action: Train, ended: threading.Event, tell: Callable[[Event], None] = lambda _event: None) -> None:
+    """Follow the segment's records; on a malignant verdict ask the trainer to stop, or in the mode `observe` only record it.
+
+    `tell` is given each verdict.
+    """
     from k2.watch.follow import verdicts, watch_attempt
 
     if run.recipe.spikes.mode == "observe":
-        for _ in verdicts(run.recipe, run.facts(), run.layout, action, ended):
+        for seen in verdicts(run.recipe, run.facts(), run.layout, action, ended):
             note_observed(run)
+            tell(seen)
         return
     event = watch_attempt(run.recipe, run.facts(), run.layout, action, ended)
     if event is not None:
         run.say(f"{action.stage}: {event.kind} since step {event.onset_step}: the trainer is asked to stop")
+        tell(event)
 
 
 def note_observed(run: Run) -> None:
@@ -93,13 +99,13 @@ def heal(run: Run, action: Heal) -> None:
     from k2.watch.evidence import keep_evidence
     from k2.watch.target import abandoned
 
-    moment("heal.begin")
+    strike("heal.begin")
     names = abandoned(run.holdings(), action.incident, action.decision)
     facts, incident, decision = run.facts(), action.incident, action.decision
     evidence = keep_evidence(run.layout, run.recipe, facts, incident, decision, names, lambda records: picture_of(run, incident, records))
-    moment("heal.kept")
+    strike("heal.kept")
     run.record(IncidentClosed(incident=action.incident.incident, abandoned=tuple(evidence.facts["abandoned"])))
-    moment("heal.closed")
+    strike("heal.closed")
     target = action.decision.checkpoint or "the start of the stage"
     back = f" to {target}, data: {action.decision.data}" if action.decision.action == "rollback" else ""
     run.say(f"incident {action.incident.incident:03d}: {action.decision.action}{back}")

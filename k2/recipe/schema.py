@@ -236,13 +236,34 @@ class Checkpoints(Part):
     keep_last: Count = Field(default=5, description="the newest rescue checkpoints, kept beside those that a rollback may want")
 
 
+FaultKind = Literal["learning_rate", "repeated_tokens", "nan_gradients", "zeroed_optimizer"]
+
+
 class Fault(Part):
-    """A disturbance that the recipe itself declares, keyed by step: the learning rate is multiplied for some steps."""
+    """A disturbance that the recipe itself declares, keyed by step, so that it strikes once on the accepted lineage.
+
+    `learning_rate`: the rate is multiplied. `repeated_tokens`: every row repeats a few tokens drawn for it. `nan_gradients`: no
+    gradient is a number. `zeroed_optimizer`: a segment that begins at one of the steps finds AdamW's moments zeroed.
+    """
 
     stage: Name
     first_step: Count
     steps: Count
-    learning_rate_factor: Positive
+    kind: FaultKind = "learning_rate"
+    learning_rate_factor: Positive = 1.0
+
+    def strikes(self, kind: FaultKind, stage: str, step: int) -> bool:
+        """Whether it disturbs that step in that way."""
+        return self.kind == kind and self.stage == stage and self.first_step <= step < self.first_step + self.steps
+
+    @model_validator(mode="after")
+    def _factor_has_an_effect(self) -> Self:
+        if (self.kind == "learning_rate") == (self.learning_rate_factor == 1.0):
+            raise ValueError(
+                f"faults: kind = {self.kind!r} with learning_rate_factor = {self.learning_rate_factor}: the kind 'learning_rate' needs a "
+                "factor other than 1, and no other kind takes one"
+            )
+        return self
 
 
 class SuitePolicy(Part):

@@ -9,6 +9,7 @@ import gc
 import importlib
 import io
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,6 +27,7 @@ from k2.model.llama import mean_loss
 from k2.recipe.schema import Place, Recipe, Stage
 from k2.recipe.world import world_of
 from k2.train.deepspeed_json import deepspeed_json
+from k2.train.faults import declares
 from k2.train.optimizer import adamw, parameter_groups
 from k2.train.optimizer_state import OptimizerState
 from k2.train.tensor import held_by_all, sum_copied_gradients, tensor_ranks
@@ -64,6 +66,9 @@ class Engine:
         _assert_traps(self._engine, recipe)
         self._state = OptimizerState(self._engine, recipe)
         self._world = f"{world_of(recipe)}mb{stage.micro_batch_samples}, {backend}"
+        self._spoiled = False
+        if declares(recipe, "nan_gradients", stage):
+            next(self._engine.module.parameters()).register_hook(lambda gradient: gradient * math.nan if self._spoiled else gradient)
 
     @property
     def data_rank(self) -> int:
@@ -92,6 +97,10 @@ class Engine:
         """One step over this data rank's micro-batches: the mean loss of the global batch and the gradient's norm before clipping."""
         loss = self._engine.train_batch(micro_batches)
         return float(loss), float(self._engine.get_global_grad_norm())
+
+    def spoil_gradients(self, spoiled: bool) -> None:
+        """Whether the gradients of the next batch are no numbers: a fault that the recipe declares."""
+        self._spoiled = spoiled
 
     @property
     def skipped_updates(self) -> int:

@@ -21,6 +21,7 @@ from k2.run.control import BadResume, note_bad_resume
 from k2.run.injection import strike
 from k2.run.receipt import Receipt
 from k2.train.engine import Engine
+from k2.train.faults import strikes
 
 if TYPE_CHECKING:
     from k2.train.loop import Segment
@@ -44,6 +45,8 @@ def load_checkpoint(segment: "Segment", engine: Engine, inputs: Mapping[str, str
     with together(lambda: StateReader(folder)) as state:
         together(lambda: engine.restore(state))
     _damage_on_purpose(engine, "resume.after_optim", segment)
+    if strikes(segment.recipe, "zeroed_optimizer", segment.stage, segment.first_step):
+        engine.damage_optimizer("zero")
     refuse_if(segment, 0, _not_as_saved(engine.state(), receipt))
     _damage_on_purpose(engine, "resume.checked", segment)
     return receipt

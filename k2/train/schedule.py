@@ -23,5 +23,4 @@ def learning_rate(schedule: Schedule, step: int, total_steps: int) -> float:
 
 def fault_factor(faults: Sequence[Fault], stage: str, step: int) -> float:
     """By how much the declared faults multiply the rate of this step."""
-    struck = (f for f in faults if f.stage == stage and f.first_step <= step < f.first_step + f.steps)
-    return math.prod(fault.learning_rate_factor for fault in struck)
+    return math.prod(fault.learning_rate_factor for fault in faults if fault.strikes("learning_rate", stage, step))

@@ -18,6 +18,7 @@ from k2.model.llama import next_tokens
 from k2.recipe.schema import Recipe, Stage
 from k2.run.tempering import UNTEMPERED, Temper
 from k2.train.engine import Engine, MicroBatch
+from k2.train.faults import disturbed_rows, strikes
 from k2.train.schedule import fault_factor, learning_rate
 
 Samples = NDArray[np.uint16]  # one step's rows: [batch_samples, context]
@@ -43,6 +44,7 @@ def train_step(
     refused = engine.skipped_updates
     engine.set_learning_rate(lr)
     engine.set_clip(recipe.optimizer.clip * temper.clip)
+    engine.spoil_gradients(strikes(recipe, "nan_gradients", stage, step))
     loss, grad_norm = engine.train_batch(micro_batches(engine, recipe, stage, step, read))
     return StepResult(loss, grad_norm, lr, time.perf_counter() - began, engine.skipped_updates == refused)
 
@@ -50,6 +52,8 @@ def train_step(
 def micro_batches(engine: Engine, recipe: Recipe, stage: Stage, step: int, read: Callable[[int], Samples]) -> Iterator[MicroBatch]:
     """This data rank's share of the step. Nothing is read on ranks that hold neither the first nor the last layer."""
     share = stage.batch_samples // recipe.layout.data
-    own = torch.from_numpy(read(step)[engine.data_rank * share :][:share].astype(np.int64)).to(engine.device)
+    own = torch.from_numpy(disturbed_rows(recipe, stage, step, read(step))[engine.data_rank * share :][:share].astype(np.int64)).to(
+        engine.device
+    )
     for tokens_BT in torch.split(own, stage.micro_batch_samples):
         yield tokens_BT, next_tokens(tokens_BT)

@@ -14,9 +14,9 @@ from pathlib import Path
 from k2.recipe.load import digest
 from k2.recipe.schema import Recipe
 from k2.run.durable import write_durably
+from k2.run.injection import strike
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact, IncidentDecided, IncidentOpened
-from k2.run.moments import moment
 from k2.run.receipt import Receipt, digest_files, find_receipt, now, read_receipt, write_receipt
 from k2.run.records import Branches, StepRecord, accepted_of, branches
 from k2.run.setting_aside import set_aside
@@ -109,7 +109,7 @@ def _set_aside(layout: RunLayout, aside: Path, abandoned: Iterable[str]) -> tupl
     names = sorted({*abandoned, *(path.name for path in aside.iterdir())})
     for name in names:
         set_aside(layout, aside.parent, name)
-        moment("heal.moved")
+        strike("heal.moved")
     return tuple(names)
 
 

@@ -10,9 +10,9 @@ from typing import Protocol
 
 from k2.recipe.schema import Recipe
 from k2.run.control import read_stop_request, request_stop
+from k2.run.injection import strike
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact
-from k2.run.moments import moment
 from k2.run.records import RecordTail, StepRecord
 from k2.watch.event import Event
 from k2.watch.keeping import detector_at
@@ -68,7 +68,7 @@ def watch_attempt(recipe: Recipe, facts: list[Fact], layout: RunLayout, train: S
     event = next(verdicts(recipe, facts, layout, train, ended), None)
     standing = read_stop_request(layout)
     if event is not None and (standing is None or standing.attempt != train.attempt):
-        moment("watcher.verdict")
+        strike("watcher.verdict")
         request_stop(layout, train.attempt, VERDICT)
-        moment("watcher.asked")
+        strike("watcher.asked")
     return event

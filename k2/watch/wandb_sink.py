@@ -1,8 +1,12 @@
 """Step records to W&B, one W&B run an attempt, under K2's metric names (K2's Megatron: `lm loss`, `… vs samples`).
 
 What enters is an attempt's file of records after the attempt has ended; what leaves is a W&B run in `wandb/`, offline by
-default, to be sent with `wandb sync`. W&B cannot go back in a run, so a rollback shows as the next attempt's run,
-of the same group, that begins at an earlier step. It happens in a process of its own: nothing of W&B's can harm the run.
+default, to be sent with `wandb sync`. It happens in a process of its own: nothing of W&B's can harm the run.
+
+A rollback is a fork. One W&B run for all attempts would not be truthful: W&B drops, without a word, whatever is logged at a
+step lower than one before, and its rewind deletes what was abandoned. A branch in the metric's name would part every curve.
+So each attempt is a run of its own, W&B's step is the trainer's, and `fork_from` records the attempt and the step that it
+went on from: offline too, where `wandb sync` acts on it. The runs share a group, and the abandoned branch stays to be seen.
 """
 
 import json
@@ -17,10 +21,12 @@ from typing import Literal
 from k2.recipe.load import digest, load_recipe
 from k2.recipe.schema import Place, Recipe
 from k2.run.durable import write_durably
+from k2.run.goodput import goodput
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptStarted, Fact, read_facts
-from k2.run.records import StepRecord, read_records
+from k2.run.records import StepRecord, all_branches, read_records
 from k2.run.secrets import without_secrets
+from k2.watch.forks import fork_of, incidents_of
 
 PROJECT = "k2-pipeline"
 _LOG = logging.getLogger(__name__)
@@ -75,7 +81,9 @@ def _write(layout: RunLayout, stage: str, attempt: int, mode: Literal["offline",
     import wandb
 
     recipe = load_recipe(str(layout.recipe))
-    started = next(f for f in read_facts(layout.ledger) if isinstance(f, AttemptStarted) and f.attempt == attempt)
+    facts = read_facts(layout.ledger)
+    started = next(f for f in facts if isinstance(f, AttemptStarted) and f.attempt == attempt)
+    fork = fork_of(facts, started)
     records = list(read_records(layout.metrics(stage, attempt)))
     for torn in _folders(layout, attempt):
         shutil.rmtree(torn)
@@ -90,14 +98,17 @@ def _write(layout: RunLayout, stage: str, attempt: int, mode: Literal["offline",
         dir=layout.wandb.parent,  # W&B makes its own folder `wandb` there
         mode=mode,
         config={"recipe": recipe.name, "recipe_digest": digest(recipe), "stage": stage, "attempt": attempt}
-        | {"first_step": started.first_step, "checkpoint": started.checkpoint},
+        | {"first_step": started.first_step, "checkpoint": started.checkpoint, "incidents": incidents_of(facts, attempt)},
+        fork_from=None if fork is None else f"{run_id(layout.name, fork.parent)}?_step={fork.step}",
         settings=settings,
     ) as run:
         for name in _NAMES:
             run.define_metric(name, step_metric="step")
             run.define_metric(f"{name} vs samples", step_metric="samples")
         for record in records:
-            run.log(metrics_of(recipe, record))
+            run.log(metrics_of(recipe, record), step=record.step)
+        shares = goodput(facts, recipe, all_branches(layout, facts, recipe))
+        run.summary.update({f"goodput/{cause}": share for cause, share in shares.items()})
     write_durably(_mark(layout, attempt), json.dumps({"records": len(records)}).encode())
 
 

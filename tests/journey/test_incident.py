@@ -92,7 +92,7 @@ def test_killed_at_every_moment_of_the_incident_it_ends_the_same(machine: Machin
     """One run, its driver (flow and watcher with it) killed as by `kill -9` at each place in turn, and each time resumed."""
     command = arguments(machine)
     for place in MOMENTS:
-        killed = machine.k2(*command, K2_DIE_AT=place)
+        killed = machine.k2(*command, K2_FAULTS=json.dumps([{"at": place, "do": "SIGKILL"}]))
         assert killed.returncode == -signal.SIGKILL, (place, killed.stderr[-2000:])
         command = ("resume", "mini")
     done = machine.k2("resume", "mini")

@@ -6,10 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -78,11 +80,34 @@ def lives(pid: int) -> bool:
         return False
 
 
+class Listener(BaseHTTPRequestHandler):
+    """A webhook's far end: keeps what it is sent."""
+
+    heard: ClassVar[list[dict[str, str]]] = []
+
+    def do_POST(self) -> None:
+        self.heard.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Silent."""
+
+
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def webhook() -> Iterator[str]:
+    with HTTPServer(("127.0.0.1", 0), Listener) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/hook"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, webhook: str) -> Iterator[Site]:
     runs_dir = tmp_path_factory.mktemp("service")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(STUBS))
+        patch.setenv("K2_NOTIFY_URL", webhook)
         for name in [name for name in os.environ if name.startswith("PREFECT_")]:
             patch.delenv(name)
         try:
@@ -120,6 +145,23 @@ def test_a_scheduled_run_appears(site: Site) -> None:
     deployment = site.ask("/deployments/name/evaluate-new/evaluate-new")["id"]
     scheduled = {"flow_runs": {"deployment_id": {"any_": [deployment]}, "state": {"type": {"any_": ["SCHEDULED"]}}}}
     until(lambda: site.ask("/flow_runs/filter", scheduled), 120)
+
+
+TELL = """
+import sys
+from pathlib import Path
+from flows.console import let_prefect_finish
+from flows.notify import tell_spike
+from k2.run.layout import RunLayout
+tell_spike(RunLayout(Path("runs/mini")), "malignant", 'a "malignant" spike', onset_step=61)
+let_prefect_finish()
+"""
+
+
+def test_a_spike_is_notified_of_by_an_automation(site: Site) -> None:
+    subprocess.run([sys.executable, "-c", TELL], env=os.environ | {"PREFECT_API_URL": site.service.api_url}, check=True)
+    until(lambda: Listener.heard, 60)
+    assert Listener.heard == [{"text": 'mini: a "malignant" spike', "event": "k2.spike.malignant", "run": "mini"}]
 
 
 def test_a_second_up_reports_the_first(site: Site) -> None:
