@@ -14,7 +14,7 @@ from k2.recipe.schema import Layout, Model, Recipe, Stage
 
 ASSUMED_MFU = 0.40  # of a recipe that declares no days: what tuned codes of the field reach on one node and on hundreds
 _SECONDS_A_DAY = 86_400
-_STATE_BYTES = {"fp32": 4 + 12, "bf16": 2 + 12}  # a parameter: weights, and Adam's fp32 master and two moments
+_STATE_BYTES = 12  # a parameter: the fp32 weight and Adam's two moments; what a bf16 run computes with follows from them
 _WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
 _GRADIENT_BYTES = 4  # gradients accumulate in fp32 at either precision
 _OPTIMIZER_BYTES = 12
@@ -127,7 +127,7 @@ def plan(recipe: Recipe) -> Plan:
         mfu=None if seconds is None else _utilization(recipe, seconds),
         mwh=None if days is None else recipe.energy.mwh(24 * days),
         tco2e=None if days is None else recipe.energy.tco2e(24 * days),
-        checkpoint_bytes=count.total * _STATE_BYTES[recipe.layout.precision],
+        checkpoint_bytes=count.total * _STATE_BYTES,
         checkpoints=sum(stage.chunks for stage in stages),
         export_bytes=count.total * _WEIGHT_BYTES[recipe.layout.precision],
     )

@@ -45,7 +45,8 @@ def open_run(layout: RunLayout) -> tuple[Recipe, Place]:
     if isinstance(created, RunCreated) and created.recipe != digest(recipe):
         raise RecipeError(
             f"{layout.recipe} is not the recipe that this run was created with (digest {digest(recipe)[:12]}, the ledger says "
-            f"{created.recipe[:12]}): a recipe never changes under a run. Restore the file, or start another run."
+            f"{created.recipe[:12]}{_edited(layout, recipe, created.recipe)}): a recipe never changes under a run. Restore the file, "
+            "or start another run; ranks and micro-batches may change by `k2 resume RUN --world`."
         )
     return recipe, load_place(str(layout.place)) if layout.place.is_file() else Place()
 
@@ -54,6 +55,15 @@ def existing_runs(runs_dir: Path) -> list[RunLayout]:
     """Every run under `runs_dir`, by name."""
     found = sorted(runs_dir.glob("*/ledger.jsonl")) if runs_dir.is_dir() else []
     return [RunLayout(path.parent) for path in found if not path.parent.name.startswith(".")]
+
+
+def _edited(layout: RunLayout, recipe: Recipe, created: str) -> str:
+    """What was changed in the recipe's file, where a checkpoint still has it as it was."""
+    for path in sorted(layout.checkpoints.glob(f"*/{layout.recipe.name}")):
+        kept = load_recipe(str(path))
+        if digest(kept) == created:
+            return f"; what differs from {path}: {'; '.join(differences(kept, recipe)[:8])}"
+    return ""
 
 
 def _refuse_another_recipe(layout: RunLayout, recipe: Recipe) -> None:

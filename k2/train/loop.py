@@ -84,6 +84,7 @@ class Loop:
         self._inputs = input_digests(segment)
         self._tokens, self._exact = 0, False
         self._parent: str | None = None
+        self._saving: Due | None = None
         if segment.checkpoint is not None:
             parent = load_checkpoint(segment, engine, self._inputs)
             self._tokens = parent.facts["tokens"]
@@ -151,6 +152,7 @@ class Loop:
         """Begin to save; what began before is settled first. Where the place wants it, wait."""
         self._settle()
         strike("ckpt.begin", step)
+        self._saving = due
         commit = Commit(self._segment.layout.checkpoint(due.name), self._segment.attempt, dist.get_world_size())
         order = Order(commit, self._receipt(due, step), self._texts(), self._sync_records, self._is_current)
         self._saver.begin(order, self._engine.state())
@@ -167,7 +169,7 @@ class Loop:
         try:
             receipt = self._saver.settle()
         except NotSaved as problem:
-            if "checkpoint rescue_" not in str(problem):
+            if self._saving is None or self._saving.kind != "rescue":
                 raise
             if self._records is not None:
                 raise_alarm(str(problem))

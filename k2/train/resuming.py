@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 
 from k2.checkpoint.agreement import AgreedProblem, agree, together, total, verify_together
-from k2.checkpoint.commit import RECIPE
+from k2.checkpoint.commit import FORMAT, RECIPE
 from k2.checkpoint.placed import TrainingState
 from k2.checkpoint.saving import run_of, square
 from k2.checkpoint.state import StateReader
@@ -73,6 +73,8 @@ def _foreign(segment: "Segment", receipt: Receipt, inputs: Mapping[str, str]) ->
     if receipt.recipe != inputs["recipe"]:
         trained = load_recipe(str(segment.layout.checkpoint(receipt.name) / RECIPE))
         changed = misfits(trained, segment.recipe) + changed
+    if receipt.facts.get("format") != FORMAT:
+        return f"checkpoint {receipt.name} has format {receipt.facts.get('format')}, this version reads {FORMAT}: go on with the version that made it"
     if not changed:
         return None
     return (

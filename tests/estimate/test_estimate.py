@@ -84,7 +84,7 @@ def test_k2s_throughput_and_utilization(k2: Plan) -> None:
 
 
 def test_k2s_bytes(k2: Plan) -> None:
-    assert round(k2.checkpoint_bytes / 1e9) == 914
+    assert round(k2.checkpoint_bytes / 1e9) == 783
     assert round(k2.export_bytes / 1e9, 1) == 130.6
 
 
@@ -137,7 +137,7 @@ def test_the_table_for_the_terminal_prints_the_reports_figures(k2: Plan) -> None
         "8.1%",
         "430.8 MWh",
         "165.9 tCO2e",
-        "914 GB",
+        "783.4 GB",
         "130.6 GB",
         "44.9%",
     ):

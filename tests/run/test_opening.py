@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from k2.recipe.load import RecipeError, load_recipe
+from k2.recipe.load import RecipeError, load_recipe, to_toml
 from k2.recipe.schema import Place
 from k2.run.layout import RunLayout, run_root
-from k2.run.opening import NoSuchRun, create_or_open, existing_runs, open_run
+from k2.run.opening import NoSuchRun, change_world, create_or_open, existing_runs, open_run
 
 MINI = str(Path(__file__).parents[1] / "mini.toml")
 
@@ -34,6 +34,21 @@ def test_a_recipe_changed_under_a_run_is_refused(tmp_path: Path) -> None:
     layout.recipe.write_text(layout.recipe.read_text().replace("clip = 1.0", "clip = 2.0"))
     with pytest.raises(RecipeError, match="is not the recipe that this run was created with"):
         open_run(layout)
+    layout.checkpoint("ckpt_001").mkdir(parents=True)  # each has the recipe as it was
+    (layout.checkpoint("ckpt_001") / "recipe.toml").write_text(to_toml(load_recipe(MINI)))
+    with pytest.raises(RecipeError, match=r"what differs from .*ckpt_001/recipe\.toml: optimizer\.clip: 1\.0 -> 2\.0"):
+        open_run(layout)
+
+
+def test_another_world_is_the_places_matter_and_must_divide_the_recipe(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path / "first")
+    create_or_open(layout, load_recipe(MINI), Place(threads_per_rank=2))
+    change_world(layout, "pp1dp2tp1mb1")
+    recipe, place = open_run(layout)
+    assert recipe == load_recipe(MINI)
+    assert place == Place(threads_per_rank=2, world="pp1dp2tp1mb1")
+    with pytest.raises(RecipeError, match=r"layout\.pipeline = 3"):
+        change_world(layout, "pp3dp1")
 
 
 def test_there_is_no_run_where_none_was_started(tmp_path: Path) -> None:

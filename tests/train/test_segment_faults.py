@@ -15,6 +15,7 @@ import pytest
 from trainer_run import alive, new_run, wait_until
 
 from k2.checkpoint.select import set_bad_aside, verify
+from k2.run.control import request_stop
 from k2.run.holdings import held_checkpoints
 from k2.run.ledger import StepsSkipped, append_facts
 from k2.run.receipt import read_receipt
@@ -170,3 +171,15 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     assert code != 0
     assert errors.count("ckpt_001 is not saved") == 1
     assert run.checkpoints() == ["rescue_stage1_000004"]
+
+
+def test_a_checkpoint_of_other_settings_is_refused_with_what_differs(tmp_path):
+    other, run = new_run(tmp_path / "other" / "mini", "optimizer.beta2=0.99", "data.held_out=0.3"), new_run(tmp_path / "mini")
+    request_stop(other.layout, attempt=1, reason="test")  # one step will do
+    other.train()
+    run.layout.checkpoints.mkdir()
+    other.layout.checkpoint("rescue_stage1_000001").rename(run.layout.checkpoint("rescue_stage1_000001"))
+    code, errors = run.start("stage1", 2, "rescue_stage1_000001").wait()
+    assert code != 0
+    assert "what differs: data.held_out: 0.3 -> 0.15; optimizer.beta2: 0.99 -> 0.95; tokenizer: " in errors
+    assert "; chunks: " in errors

@@ -1,0 +1,35 @@
+"""`k2 verify-resume`, as a user asks it: the same world to the bit, another world within the tolerance that it states."""
+
+import json
+
+import pytest
+from machine import MINI, Machine
+
+pytestmark = pytest.mark.slow
+
+
+def proof(machine: Machine, *more: str) -> dict[str, object]:
+    asked = ("verify-resume", str(MINI), "--place", str(machine.place), "--steps", "6", "--json", *more)
+    done = machine.k2(*asked)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert list(machine.runs.iterdir()) == []
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+def test_a_resume_in_bf16_equals_the_unbroken_steps(machine: Machine) -> None:
+    found = proof(machine, "--at", "3", "--set", "layout.precision='bf16'")
+    assert (found["equal"], found["first_difference_step"], found["max_abs_difference"]) == (True, None, 0.0)
+
+
+def test_a_resume_by_other_ranks_takes_the_same_samples(machine: Machine) -> None:
+    found = proof(machine, "--world", "pp2dp1tp1", "--then", "pp1dp1tp2spmb4")
+    assert found["holds"] and not found["equal"]
+    assert 0 < found["max_abs_difference"] <= 1e-5
+
+
+def test_what_cannot_be_proven_is_refused_at_the_door(machine: Machine) -> None:
+    for wrong, says in ((("--at", "24"), "--at 24 --steps 6"), (("--then", "pp3dp1"), "layout.pipeline = 3")):
+        done = machine.k2("verify-resume", str(MINI), "--steps", "6", *wrong)
+        assert done.returncode != 0
+        assert says in done.stderr
