@@ -65,6 +65,9 @@ def refuse_if(segment: "Segment", step: int, why: str | None) -> None:
 
 def _foreign(segment: "Segment", receipt: Receipt, inputs: Mapping[str, str]) -> str | None:
     """What of the checkpoint is of another training than the segment's: the keys, with both values."""
+    if receipt.facts.get("format") != FORMAT:
+        made = receipt.facts.get("format")
+        return f"checkpoint {receipt.name} has format {made}, this version reads {FORMAT}: go on with the version that made it"
     changed = [
         f"{name}: {receipt.inputs[name][:12]} -> {inputs[name][:12]}"
         for name in ("tokenizer", "chunks")
@@ -73,8 +76,6 @@ def _foreign(segment: "Segment", receipt: Receipt, inputs: Mapping[str, str]) ->
     if receipt.recipe != inputs["recipe"]:
         trained = load_recipe(str(segment.layout.checkpoint(receipt.name) / RECIPE))
         changed = misfits(trained, segment.recipe) + changed
-    if receipt.facts.get("format") != FORMAT:
-        return f"checkpoint {receipt.name} has format {receipt.facts.get('format')}, this version reads {FORMAT}: go on with the version that made it"
     if not changed:
         return None
     return (
