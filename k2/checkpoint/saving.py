@@ -165,7 +165,9 @@ def _floats(placed: PlacedPiece, copies: Mapping[Kind, Sequence[Tensor]]) -> dic
 
 
 def _measured(state: TrainingState, copies: Mapping[Kind, Sequence[Tensor]]) -> Measured:
-    squares = {kind: sum(square(run_of(placed, parts)) for placed in state.pieces if placed.counted) for kind, parts in copies.items()}
+    squares = {
+        kind: math.fsum(square(run_of(placed, parts)) for placed in state.pieces if placed.counted) for kind, parts in copies.items()
+    }
     runs = [run_of(placed, parts) for parts in copies.values() for placed in state.pieces]
     lost = 0 if math.isfinite(sum(squares.values())) else sum(int((~torch.isfinite(run)).sum()) for run in runs)
     return Measured(updates=state.updates, squares=squares, not_finite=lost)
@@ -173,7 +175,7 @@ def _measured(state: TrainingState, copies: Mapping[Kind, Sequence[Tensor]]) -> 
 
 def square(numbers: Tensor) -> float:
     """The sum of squares: in float32 within a block, in float64 over the blocks, so that layouts agree to a millionth."""
-    return sum(float(torch.linalg.vector_norm(block)) ** 2 for block in numbers.flatten().split(_BLOCK))
+    return math.fsum(float(torch.linalg.vector_norm(block)) ** 2 for block in torch.split(numbers, _BLOCK))
 
 
 def run_of(placed: PlacedPiece, parts: Sequence[Tensor]) -> Tensor:

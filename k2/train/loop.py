@@ -20,6 +20,7 @@ from k2.recipe.load import digest, to_toml
 from k2.recipe.schema import Place, Recipe, Stage
 from k2.recipe.world import in_world
 from k2.run.alarms import raise_alarm
+from k2.run.code import code_digest
 from k2.run.control import read_stop_request
 from k2.run.holdings import held_checkpoints
 from k2.run.injection import strike
@@ -89,7 +90,8 @@ class Loop:
             parent = load_checkpoint(segment, engine, self._inputs)
             self._tokens = parent.facts["tokens"]
             self._follow(parent)
-            self._exact = parent.facts["arithmetic"] == engine.arithmetic and engine.arithmetic.startswith("cpu")
+            same_sums = parent.facts["arithmetic"] == engine.arithmetic and parent.facts.get("code") == code_digest()
+            self._exact = same_sums and engine.arithmetic.startswith("cpu")
             self._by_attempt = parent.facts["attempt"]
 
     def run(self, terminated: Callable[[], bool]) -> Literal["completed", "stopped"]:
@@ -194,7 +196,7 @@ class Loop:
             raise OSError(error.errno, f"the step records could not be forced to the disk: {error.strerror}") from error
 
     def _receipt(self, due: Due, step: int) -> Receipt:
-        segment, layout = self._segment, self._recipe.layout
+        segment, layout, world = self._segment, self._segment.layout, self._recipe.layout
         position = (step - 1) // self._stage.steps_per_chunk
         factor = fault_factor(segment.recipe.faults, self._stage.name, step)
         return Receipt(
@@ -204,6 +206,8 @@ class Loop:
             made_at=now(),
             inputs=dict(self._inputs),
             facts={
+                "run": layout.name,
+                "code": code_digest(),
                 "kind": due.kind,
                 "stage": self._stage.name,
                 "step": step,
@@ -211,8 +215,9 @@ class Loop:
                 "attempt": segment.attempt,
                 "parent": self._parent,
                 "lr": learning_rate(self._stage.schedule, step, self._stage.steps) * factor,
-                "layout": layout.model_dump(mode="json"),
-                "precision": layout.precision,
+                "layout": world.model_dump(mode="json"),
+                "precision": world.precision,
+                "seed": segment.recipe.seed,  # with the step all there is to know of chance: training draws no numbers
                 "arithmetic": self._engine.arithmetic,
                 "order_head": segment.order_head,
                 "position": position,
