@@ -259,9 +259,7 @@ def _add_data_layouts(data: "argparse._SubParsersAction[argparse.ArgumentParser]
     imported.add_argument("--format", choices=("jsonl", "megatron"), required=True)
     imported.add_argument("--out", type=Path, required=True)
     imported.add_argument("--subset", help="the subset that Megatron's files are of: they do not say")
-    imported.add_argument(
-        "--held-out", type=Path, metavar="FILE", help="documents for the evaluation: JSON lines of id, subset, text"
-    )
+    imported.add_argument("--held-out", type=Path, metavar="FILE", help="documents for the evaluation: JSON lines of id, subset, text")
     imported.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c")
     imported.add_argument("--place", metavar="FILE")
 

@@ -8,24 +8,27 @@ trying a checkpoint again is useless; and where records overlap, a healthy one r
 import math
 from collections.abc import Mapping, Sequence
 
-from k2.run.ledger import AttemptStarted, DataOperation, Fact, ResumeRefused
+from k2.run.ledger import AttemptStarted, DataOperation, Fact, IncidentOpened, ResumeRefused, UpdatesTempered
 from k2.run.records import Branches, StepRecord
 
-CANARY_STEPS = 20  # after a resume that are held against the record
+CANARY_STEPS = 5  # after a resume that are held against the record; what is lost shows by the second
 RELATIVE_TOLERANCE = 1e-3  # where the arithmetic is another: other ranks, another device
 
 
 def recorded_steps(facts: Sequence[Fact], branches: Branches, stage: str, first_step: int, by_attempt: int | None) -> dict[int, StepRecord]:
-    """What was recorded of the steps that come now, if it was the same data: after a data operation nothing can be compared.
+    """What was recorded of the steps that come now, if data and updates were the same: past an operation nothing is compared.
 
-    Of several attempts the one that saved the checkpoint (`by_attempt`) counts, else the newest; refused ones never do.
+    Of several attempts the one that saved the checkpoint (`by_attempt`) counts, else the newest; refused ones never do, nor does what
+    an attempt recorded since the onset of its incident: had a chip computed wrongly there, a healthy resume would not repeat it.
     """
     refused = {fact.attempt for fact in facts if isinstance(fact, ResumeRefused)}
-    operated = max((i for i, f in enumerate(facts) if isinstance(f, DataOperation) and f.stage == stage), default=-1)
+    operated = max((i for i, f in enumerate(facts) if isinstance(f, DataOperation | UpdatesTempered) and f.stage == stage), default=-1)
     started = [f.attempt for i, f in enumerate(facts) if i > operated and isinstance(f, AttemptStarted) and f.stage == stage]
     found: dict[int, StepRecord] = {}
     for attempt in sorted(set(started) - refused, key=lambda number: (number == by_attempt, number)):
-        found |= {r.step: r for r in branches.get(attempt, []) if first_step <= r.step < first_step + CANARY_STEPS}
+        onset = min((f.onset_step for f in facts if isinstance(f, IncidentOpened) and f.attempt == attempt), default=math.inf)
+        end = min(first_step + CANARY_STEPS, onset)
+        found |= {r.step: r for r in branches.get(attempt, []) if first_step <= r.step < end}
     return found
 
 

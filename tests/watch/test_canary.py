@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from k2.run.ledger import AttemptStarted, ChunkDeferred, ResumeRefused, StepsSkipped
+from k2.run.ledger import AttemptStarted, ChunkDeferred, IncidentOpened, ResumeRefused, StepsSkipped, UpdatesTempered
 from k2.run.records import StepRecord
 from k2.watch.canary import CANARY_STEPS, mismatch, recorded_steps
 
@@ -31,7 +31,8 @@ def test_the_first_steps_are_compared_with_who_saved_the_checkpoint():
 
 def test_else_with_the_newest():
     found = attempts_by_step([started(1), started(2, 11)])
-    assert [found[step] for step in (21, 29, 30, 40)] == [2, 2, 1, 1]
+    assert [found[step] for step in (21, 25)] == [2, 2]
+    assert list(attempts_by_step([started(1), started(2, 11)], first_step=28).values()) == [2, 2, 1, 1, 1]
 
 
 def test_never_with_a_refused_attempt():
@@ -39,11 +40,17 @@ def test_never_with_a_refused_attempt():
     assert set(attempts_by_step([started(1), started(2, 11), refused]).values()) == {1}
 
 
+def test_never_with_a_spike():
+    spike = IncidentOpened(incident=1, stage="stage1", attempt=2, kind="malignant.long", onset_step=23, verdict_step=29)
+    assert list(attempts_by_step([started(1), started(2, 11), spike]).values()) == [2, 2, 1, 1, 1]
+
+
 @pytest.mark.parametrize("operation", [
     StepsSkipped(stage="stage1", first_step=30, last_step=31, who="test", why="test"),
     ChunkDeferred(stage="stage1", position=0, who="test", why="test"),
+    UpdatesTempered(stage="stage1", first_step=1, last_step=9, clip_factor=0.5, who="test", why="test"),
 ])  # fmt: skip
-def test_after_a_data_operation_nothing_before_it_is_compared(operation):
+def test_after_an_operation_nothing_before_it_is_compared(operation):
     assert attempts_by_step([started(1), operation]) == {}
     assert set(attempts_by_step([started(1), operation, started(2, 11)]).values()) == {2}
 
