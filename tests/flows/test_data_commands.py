@@ -8,7 +8,7 @@ import pytest
 from flows.cli import FAILED, HELD, REFUSED, main
 from k2.data.build import build
 from k2.data.loader import SampleReader
-from k2.eval.suite import build_suite
+from k2.eval.suite import build_suites
 from k2.recipe.load import load_recipe
 from k2.recipe.schema import Place
 from k2.run.holdings import read_holdings
@@ -147,7 +147,7 @@ def test_chunks_go_out_and_come_in_ready_to_train_on(prepared: Path, tmp_path: P
     layout = RunLayout(tmp_path / "run")
     recipe, there = open_run(layout)
     assert build(recipe, there, layout, lambda _: None) == read_receipt(layout.all_chunks)  # a run finds its data prepared
-    build_suite(recipe, layout)
+    build_suites(recipe, there, layout)
     assert read_holdings(recipe, layout, read_facts(layout.ledger)).prepared
     assert SampleReader(recipe, layout, recipe.stages[0], []).step(1).shape == (4, 32)
     assert main(["data", "verify", str(layout.root), "--steps", "2"]) == FAILED
