@@ -13,6 +13,7 @@ import k2
 from k2.recipe.load import digest
 from k2.recipe.schema import Recipe
 from k2.report.content import Content, read_content
+from k2.report.gallery.site import add_to_gallery
 from k2.report.words import carbon, count, duration, energy, loss, number, percent, rate
 from k2.run.durable import write_durably
 from k2.run.layout import RunLayout
@@ -34,6 +35,7 @@ def show_checkpoint(recipe: Recipe, layout: RunLayout, facts: list[Fact], name: 
     found = find_receipt(layout.shown(name))
     if found is not None:
         return found
+    gallery = add_to_gallery(recipe, layout, name)
     page = build_page(recipe, layout, facts, now)
     checkpoint = find_receipt(layout.checkpoint(name))
     scores = find_receipt(layout.scores(name))
@@ -44,7 +46,7 @@ def show_checkpoint(recipe: Recipe, layout: RunLayout, facts: list[Fact], name: 
         recipe=digest(recipe),
         made_at=time_now(),
         inputs={kind: receipt.digest for kind, receipt in inputs.items() if receipt},
-        facts={"page": digest_files(page.parent, [page])[0].model_dump()},
+        facts={kind: digest_files(page.parent, [shown])[0].model_dump() for kind, shown in (("page", page), ("gallery", gallery))},
     )
     return commit_receipt_only(layout.shown(name), receipt)
 
@@ -59,7 +61,7 @@ def render(content: Content) -> str:
     return environment.get_template("page.html.j2").render(
         c=content,
         made_by=f"k2 {k2.__version__}",
-        style=_resource("page.css"),
+        style=_resource("palette.css") + _resource("page.css"),
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

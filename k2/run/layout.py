@@ -205,6 +205,11 @@ class RunLayout:
         return self.root / "report" / "index.html"
 
     @property
+    def gallery(self) -> Path:
+        """The static site of what checkpoints answered."""
+        return self.root / "report" / "gallery"
+
+    @property
     def release(self) -> Path:
         return self.root / "release"
 

@@ -1,6 +1,9 @@
 """The runs that the page's tests read: one only created, one told to its end."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from synthetic_run import Writer, tell_whole_story
@@ -8,6 +11,12 @@ from synthetic_run import Writer, tell_whole_story
 from k2.recipe.load import load_recipe
 from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +55,15 @@ def told(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Writer:
     made.create()
     tell_whole_story(made)
     return made
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[Browser]":
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: install the system's package to run the browser tests")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        yield running
+        running.close()
