@@ -100,6 +100,7 @@ class Content:
     energy: EnergyUse
     events: tuple[TimelineEntry, ...]
     released: bool
+    gallery: bool
 
     @property
     def state(self) -> str:
@@ -143,6 +144,7 @@ def read_content(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: floa
         energy=energy_use(recipe, facts, records, len(lineage.accepted), until),
         events=timeline(facts),
         released=layout.release.is_dir(),
+        gallery=(layout.gallery / "index.html").is_file(),
     )
 
 

@@ -32,6 +32,7 @@ class StepRecord:
     seconds: float
     skipped_update: bool = False  # the optimizer refused a non-finite gradient
     at: float = 0.0  # wall clock, seconds since the epoch
+    joules: float | None = None  # used by the recording host since the record before, where it counts them
 
     def line(self) -> str:
         """The record as one JSON line. NaN and infinities are written as Python reads them."""

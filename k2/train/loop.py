@@ -31,6 +31,7 @@ from k2.run.records import StepRecord
 from k2.run.saving import Due, due_checkpoint
 from k2.run.tempering import temper_at
 from k2.train.engine import Engine
+from k2.train.power import PowerMeter, on_one_host
 from k2.train.resuming import load_checkpoint, refuse_if
 from k2.train.schedule import fault_factor, learning_rate
 from k2.train.step import StepResult, train_step
@@ -86,6 +87,7 @@ class Loop:
         self._tokens, self._exact = 0, False
         self._parent: str | None = None
         self._saving: Due | None = None
+        self._meter = PowerMeter() if records is not None and on_one_host() else None  # the recording host's counters are all there are
         if segment.checkpoint is not None:
             parent = load_checkpoint(segment, engine, self._inputs)
             self._tokens = parent.facts["tokens"]
@@ -148,6 +150,7 @@ class Loop:
             seconds=result.seconds,
             skipped_update=not result.updated,
             at=time.time(),
+            joules=None if self._meter is None else self._meter.joules(),
         )
 
     def _save(self, due: Due, step: int) -> None:

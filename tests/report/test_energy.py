@@ -1,5 +1,6 @@
 """Energy by the report's formula, from the hours in which a trainer ran."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -55,3 +56,15 @@ def test_the_share_of_abandoned_steps() -> None:
     records = {"stage1": {1: [step(1, n, 10) for n in range(1, 9)], 2: [step(2, n, 10) for n in range(5, 7)]}}
     used = energy_use(load_recipe("k2_65b"), [started(1, 9), ended(1, 10)], records, accepted=6, now=None)
     assert used.abandoned_share == pytest.approx(0.4)
+
+
+def test_where_every_step_was_metered_the_measured_power_counts() -> None:
+    recipe = load_recipe("k2_65b")
+    metered = [replace(step(1, number, 10), joules=700.0, seconds=2.0) for number in range(1, 5)]
+    used = energy_use(recipe, [started(1, 9), ended(1, 19)], {"stage1": {1: metered}}, accepted=4, now=None)
+    assert used.measured_kw == pytest.approx(0.35)
+    assert used.mwh == pytest.approx(10 * 0.35 * recipe.energy.pue / 1000)
+    partly = [*metered, step(1, 5, 10)]
+    used = energy_use(recipe, [started(1, 9), ended(1, 19)], {"stage1": {1: partly}}, accepted=5, now=None)
+    assert used.measured_kw is None
+    assert used.mwh == pytest.approx(recipe.energy.mwh(10))
