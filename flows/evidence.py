@@ -9,7 +9,7 @@ import threading
 
 from flows.run import Run
 from k2.launch.local import EvaluatorClosed
-from k2.run.durable import durable_folder, write_durably
+from k2.run.durable import durable_folder, sweep, write_durably
 from k2.run.layout import KeptLayout
 from k2.run.ledger import Fact, IncidentClosed, IncidentOpened
 from k2.run.receipt import find_receipt, read_receipt
@@ -61,6 +61,8 @@ def _complete(run: Run, incident: IncidentOpened, kept: KeptLayout) -> None:
 
     if find_receipt(kept.published_evidence) is not None:
         return
+    for folder in (run.layout.incident(incident.incident), kept.checkpoints, kept.exports):
+        sweep(folder)
     parts: dict[str, str] = read_receipt(run.layout.incident(incident.incident)).facts["kept"]
     for name in dict.fromkeys(parts.values()):
         _ask(run, "exported", name, incident)
