@@ -52,7 +52,7 @@ def compare(folder: Path, model: Any, tokenizer: Any, shots: int) -> None:
     difference = max(abs(a - b) for a, b in zip(nats_of(ours), nats_of(theirs), strict=True))
     equal = ours["results"]["hellaswag"]["acc_norm,none"] == theirs["results"]["hellaswag"]["acc_norm,none"]
     print(
-        f"{shots:>2}-shot: lm-eval's model {theirs_seconds:6.1f} s, ours {ours_seconds:6.1f} s, ratio {theirs_seconds / ours_seconds:4.1f}; "
+        f"{shots:>2}-shot: lm-eval's model {theirs_seconds:.1f} s, ours {ours_seconds:.1f} s, ratio {theirs_seconds / ours_seconds:.1f}; "
         f"largest difference {difference:.1e} nats, acc_norm {'equal' if equal else 'DIFFERS'}",
         flush=True,
     )

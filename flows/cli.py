@@ -164,17 +164,15 @@ def _add_checkpoint_commands(commands: "argparse._SubParsersAction[argparse.Argu
     pin.add_argument("checkpoint")
     pin.add_argument("--release", action="store_true", help="leave it to retention again")
     _command(commands, "prune", "apply retention: remove what nobody needs any more", "checkpoints.prune").add_argument("run")
-    evaluate = _command(commands, "eval", "score what is unscored", "checkpoints.evaluate")
-    evaluate.add_argument("run")
-    evaluate.add_argument("--checkpoint", action="append", default=[], help="only these (default: all)")
-    evaluate.add_argument("--suite", help="the suite to score with (default, and so far only: the recipe's)")
-    restore = _command(commands, "restore", "a published checkpoint into a new run directory, ready to train on", "checkpoints.restore")
-    restore.add_argument(
-        "source", metavar="FROM", help="a target that was published to, or one checkpoint there: s3://bucket/prefix/ckpt_008"
+    evaluate = _command(
+        commands, "eval", "score what is unscored; `k2 eval fetch --to DIR` gets the benchmarks' data", "checkpoints.evaluate"
     )
-    restore.add_argument("--run", required=True, help="name of the new run")
-    restore.add_argument("--checkpoint", metavar="CKPT", help="which checkpoint (default: the newest that is published there)")
-    restore.add_argument("--place", metavar="FILE", help="TOML file that says where the run happens")
+    evaluate.add_argument("run", help="the run, or the word fetch")
+    evaluate.add_argument("--checkpoint", action="append", default=[], help="only these (default: all)")
+    evaluate.add_argument("--suite", help="score with this suite, k2_tiny or k2_21 (default: what the recipe asks for)")
+    evaluate.add_argument("--to", type=Path, metavar="DIR", help="fetch: the folder to fill, for the place's benchmarks_dir")
+    evaluate.add_argument("--from", dest="source", metavar="WHERE", help="fetch: a mirror's address or a folder (default: the Hub)")
+    evaluate.add_argument("--offline", action="store_true", help="fetch: get nothing, only say what is there and what is missing")
     publish = _command(commands, "publish", "upload what is unpublished, and compare every digest", "checkpoints.publish")
     publish.add_argument("run")
     publish.add_argument("--checkpoint", action="append", default=[], help="only these (default: all)")

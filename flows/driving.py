@@ -101,6 +101,17 @@ def settle_plainly(layout: RunLayout, duties: tuple[Duty, ...], checkpoints: tup
                 perform.settle(owed)
 
 
+def score_plainly(layout: RunLayout, suites: tuple[str, ...], checkpoints: tuple[str, ...], say: Say) -> None:
+    """Score the named checkpoints (or every one that ends a chunk) with these suites, in this process. What is scored costs nothing."""
+    with existing_run(layout, say) as run:
+        _refuse_unknown(run, checkpoints)
+        take_over(run)
+        for name in checkpoints or [held.name for held in run.holdings().checkpoints if held.kind == "chunk"]:
+            for suite in suites:
+                say(f"{name}: {suite}")
+                work.score_with(run, name, suite)
+
+
 def prune_run(layout: RunLayout, say: Say) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Apply retention at once: no trainer reads while we hold the run. The names kept, and those removed."""
     with existing_run(layout, say) as run:

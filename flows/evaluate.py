@@ -1,21 +1,26 @@
-"""Evaluation as deployments: `evaluate-new`, on a schedule, settles what the checkpoints of idle runs are owed.
+"""Evaluation as deployments. `evaluate-new`, on a schedule, settles what the checkpoints of idle runs are owed; `evaluate` scores the
+checkpoints and suites that somebody chose in the UI's form.
 
-A run that is being driven settles its own; one that was stopped, or whose evaluation failed, is caught up here.
+A run that is being driven settles its own; one that was stopped, or whose evaluation failed, is caught up here. One checkpoint's trouble
+holds up no other's scores, and what has its receipt is not done again.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import work
+from flows.device import device_held
 from flows.pretrain import perform, teller
+from flows.requests import RunName, layout_of
 from flows.run import Run, existing_run
 from flows.verdicts import take_over
 from k2.run.lease import RunHeld
 from k2.run.opening import existing_runs
-from k2.run.plan import Settle, owed_duties
+from k2.run.plan import owed_duties
 
 
 class EvaluateNewRequest(BaseModel):
@@ -23,6 +28,17 @@ class EvaluateNewRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    runs_dir: str | None = Field(default=None, description="where runs lie; empty: the worker's own runs directory")
+
+
+class EvaluateRequest(BaseModel):
+    """Which checkpoints to score, and with what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: RunName = "k2-tiny"
+    checkpoints: list[str] = Field(default=[], description="names such as ckpt_003; empty: every one that ends a chunk")
+    suites: list[str] = Field(default=[], description="k2_tiny, k2_21; empty: what the run's recipe asks for and is not scored yet")
     runs_dir: str | None = Field(default=None, description="where runs lie; empty: the worker's own runs directory")
 
 
@@ -38,28 +54,75 @@ def evaluate_new(request: EvaluateNewRequest = EvaluateNewRequest()) -> list[str
     failed: list[str] = []
     for layout in existing_runs(Path(request.runs_dir or os.environ.get("K2_RUNS_DIR", "runs"))):
         try:
-            with existing_run(layout, say) as run:
-                settled += [f"{layout.name}/{name}" for name in settle_scores(run)]
+            with existing_run(layout, say) as run, device_held(layout.root.parent, run.place):
+                scored, troubled = settle_scores(run)
         except RunHeld:
             say(f"{layout.name} is being driven; it settles its own checkpoints")
         except Exception as error:  # one run's trouble must not keep the others from their scores
             say(f"{layout.name}: {error}")
             failed.append(f"{layout.name}: {error.__class__.__name__}: {error}")
-    if failed:
-        raise RuntimeError(f"scored {len(settled)} checkpoints, but not all: " + "; ".join(failed))
-    return settled
+        else:
+            settled += [f"{layout.name}/{name}" for name in scored]
+            failed += [f"{layout.name}/{name}: {why}" for name, why in troubled.items()]
+    return _conclude(settled, failed)
 
 
-def settle_scores(run: Run) -> list[str]:
-    """Verify, export and score what is unscored; the names of what was scored."""
-    scored = []
+@flow(name="evaluate", flow_run_name="evaluate {request.run}", persist_result=False)
+def evaluate(request: EvaluateRequest = EvaluateRequest()) -> list[str]:
+    """Score the chosen checkpoints of a run.
+
+    Args:
+        request: which checkpoints, with which suites
+    """
+    layout = layout_of(request.run, request.runs_dir)
+    with existing_run(layout, teller()) as run, device_held(layout.root.parent, run.place):
+        chosen = tuple(request.checkpoints)
+        unknown = sorted(set(chosen) - run.holdings().names())
+        if unknown:
+            raise ValueError(f"run {layout.name!r} has no checkpoint {', '.join(unknown)}")
+        scored, failed = score_chosen(run, chosen, tuple(request.suites)) if request.suites else settle_scores(run, chosen)
+    return _conclude(scored, [f"{name}: {why}" for name, why in failed.items()])
+
+
+def settle_scores(run: Run, chosen: tuple[str, ...] = ()) -> tuple[list[str], dict[str, str]]:
+    """Verify, export and score what is unscored (of the chosen checkpoints, or of all): names of what was scored, and of what failed."""
     take_over(run)
+    scored: list[str] = []
+    failed: dict[str, str] = {}
     for owed in owed_duties(run.recipe, run.facts(), run.holdings()):
-        if owed.duty in ("verified", "exported", "evaluated"):
-            _settle(run, owed)
-            scored += [owed.checkpoint] if owed.duty == "evaluated" else []
+        wanted = owed.duty in ("verified", "exported", "evaluated") and (not chosen or owed.checkpoint in chosen)
+        if wanted and owed.checkpoint not in failed:
+            why = _trouble(run, f"{owed.duty} {owed.checkpoint}", lambda owed=owed: work.settle(run, owed))  # type: ignore[misc]
+            if why is not None:
+                failed[owed.checkpoint] = why
+            elif owed.duty == "evaluated":
+                scored.append(owed.checkpoint)
+    return scored, failed
+
+
+def score_chosen(run: Run, chosen: tuple[str, ...], suites: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
+    """Score checkpoints with suites, whether the recipe asks for it or not: names of what was scored, and of what failed."""
+    take_over(run)
+    failed: dict[str, str] = {}
+    names = chosen or tuple(held.name for held in run.holdings().checkpoints if held.kind == "chunk")
+    for name in names:
+        for suite in suites:
+            why = _trouble(run, f"{suite} {name}", lambda name=name, suite=suite: work.score_with(run, name, suite))  # type: ignore[misc]
+            failed |= {} if why is None else {f"{name} with {suite}": why}
+    return [name for name in names if not any(trouble.startswith(f"{name} ") for trouble in failed)], failed
+
+
+def _trouble(run: Run, name: str, call: Callable[[], object]) -> str | None:
+    """Perform the task, tried three times; why it failed, or None."""
+    try:
+        perform(name, call, retry_delays=work.DELAY_SECONDS)
+    except Exception as error:  # the boundary between checkpoints: one that fails is told, and the next is tried
+        run.say(f"{name}: {error}")
+        return f"{error.__class__.__name__}: {error}"
+    return None
+
+
+def _conclude(scored: list[str], failed: list[str]) -> list[str]:
+    if failed:
+        raise RuntimeError(f"scored {len(scored)} checkpoints, but not all: " + "; ".join(failed))
     return scored
-
-
-def _settle(run: Run, owed: Settle) -> None:
-    perform(f"{owed.duty} {owed.checkpoint}", lambda: work.settle(run, owed), retry_delays=work.DELAY_SECONDS)

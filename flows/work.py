@@ -14,13 +14,13 @@ from flows.training import Beside, train_segment
 from flows.verdicts import answer_verdicts
 from k2.checkpoint.retention import empty_trash, move_to_trash, pinned, retain
 from k2.checkpoint.select import verify
-from k2.launch.local import EvaluatorClosed
+from k2.launch.local import EvaluatorAnswer, EvaluatorClosed
 from k2.run.durable import sweep
 from k2.run.holdings import duty_folder
 from k2.run.injection import strike
 from k2.run.ledger import IncidentClosed
 from k2.run.plan import Heal, Settle, Train, decision_of, open_incident
-from k2.run.receipt import BrokenOutput, Receipt, commit_receipt_only, now, read_receipt
+from k2.run.receipt import BrokenOutput, Receipt, commit_receipt_only, find_receipt, now, read_receipt
 from k2.run.records import StepRecord
 from k2.watch.event import Event
 
@@ -133,6 +133,22 @@ def settle(run: Run, action: Settle) -> Receipt:
             return show_checkpoint(run.recipe, run.layout, run.facts(), action.checkpoint, time.time())
 
 
+def score_with(run: Run, checkpoint: str, suite: str) -> None:
+    """Score a checkpoint with a suite that the recipe need not ask for: the suite is built and the checkpoint exported where it is not."""
+    from k2.eval.suite import build_suite
+
+    build_suite(run.recipe, run.place, run.layout, suite)
+    if find_receipt(run.layout.export(checkpoint)) is None:
+        settle(run, Settle(checkpoint, "exported"))
+    _raise_refused(run.evaluator.ask("evaluated", checkpoint, suite=suite))
+
+
+def marked_tasks(run: Run, checkpoint: str) -> dict[str, str]:
+    """The tasks of a scored checkpoint that failed three times and were given up, and why."""
+    receipt = find_receipt(run.layout.scores(checkpoint))
+    return {} if receipt is None else dict(receipt.facts.get("failed", {}))
+
+
 def release(run: Run) -> Receipt:
     """The last page, and the index of all that was published, to every target."""
     from k2.publish.release import publish_release
@@ -194,11 +210,16 @@ def is_permanent(error: BaseException) -> bool:
 
 def _asked_of_the_evaluator(run: Run, action: Settle) -> Receipt:
     """The evaluator holds torch and lives across checkpoints; here only its receipt is read."""
-    answer = run.evaluator.ask(action.duty, action.checkpoint)
+    _raise_refused(run.evaluator.ask(action.duty, action.checkpoint))
+    for task, why in marked_tasks(run, action.checkpoint).items() if action.duty == "evaluated" else ():
+        run.say(f"{action.checkpoint}: the task {task} failed three times and is left out: {why}")
+    return read_receipt(duty_folder(run.layout, action.checkpoint, action.duty))
+
+
+def _raise_refused(answer: EvaluatorAnswer) -> None:
     if not answer.ok:
         kind = EvaluationRefused if answer.permanent else EvaluationFailed
         raise kind(answer.error or "the evaluator gave no reason")
-    return read_receipt(duty_folder(run.layout, action.checkpoint, action.duty))
 
 
 def _verified(run: Run, name: str) -> Receipt:

@@ -21,15 +21,24 @@ def export(arguments: Namespace) -> int:
 
 def evaluate(arguments: Namespace) -> int:
     """k2 eval"""
-    from flows.driving import settle_plainly
+    from flows.driving import score_plainly, settle_plainly
     from k2.eval.scores import read_scores
+    from k2.eval.tasks import tasks_of
 
+    if arguments.run == "fetch":
+        return _fetch(arguments)
     layout = layout_of(arguments)
-    suite = open_run(layout)[0].evaluation.suite
-    if arguments.suite not in (None, suite):
-        raise RecipeError(f"--suite {arguments.suite}: this run's recipe scores with {suite!r}; a run has one suite, leave --suite out")
-    settle_plainly(layout, ("verified", "exported", "evaluated"), tuple(arguments.checkpoint), say)
-    rows = [row for row in read_scores(layout) if not arguments.checkpoint or row.checkpoint in arguments.checkpoint]
+    open_run(layout)
+    if arguments.suite is None:
+        settle_plainly(layout, ("verified", "exported", "evaluated"), tuple(arguments.checkpoint), say)
+    else:
+        tasks_of(arguments.suite)
+        score_plainly(layout, (arguments.suite,), tuple(arguments.checkpoint), say)
+    rows = [
+        row
+        for row in read_scores(layout)
+        if (not arguments.checkpoint or row.checkpoint in arguments.checkpoint) and arguments.suite in (None, row.suite)
+    ]
     if arguments.json:
         show_lines(rows)
         return 0
@@ -48,6 +57,18 @@ def restore(arguments: Namespace) -> int:
     restored = restore_run(source, layout_of(arguments), place, say)
     answer(arguments, restored, describe(restored, source))
     return 0
+
+
+def _fetch(arguments: Namespace) -> int:
+    """k2 eval fetch"""
+    from k2.eval.fetch import fetch
+
+    if arguments.to is None:
+        raise RecipeError("k2 eval fetch needs --to DIR, the folder to fill; `k2 eval ./fetch` means a run of that name")
+    fetched = fetch(arguments.to, arguments.source, arguments.offline, say)
+    missing = f"; {len(fetched.missing)} are missing: {', '.join(fetched.missing)}" if fetched.missing else ""
+    answer(arguments, fetched, f"{arguments.to}: {len(fetched.data_sets)} data sets{missing}")
+    return 1 if fetched.missing else 0
 
 
 def publish(arguments: Namespace) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 from k2.checkpoint.huggingface import export_checkpoint, still_of
-from k2.eval.attempts import MOST_ATTEMPTS, attempts_at, note_failure
+from k2.eval.attempts import MOST_ATTEMPTS, attempts_at, forget_failures, note_failure
 from k2.eval.desk import check_data, lay_desk
 from k2.eval.harness import LoadedTask, ScoredModel, load_task
 from k2.eval.jail import jail_missing
@@ -20,7 +20,7 @@ from k2.eval.score import ScoringPlace, close_scores, find_task_scores, load_sco
 from k2.eval.tasks import SuiteTask, tasks_of
 from k2.eval.window import LOSSES, ROWS, row_losses
 from k2.recipe.schema import Place, Recipe
-from k2.run.durable import write_durably
+from k2.run.durable import sweep, write_durably
 from k2.run.layout import KeptLayout, RunLayout
 from k2.run.plan import suites_due
 from k2.run.receipt import Receipt, find_receipt, read_receipt
@@ -81,7 +81,9 @@ class Evaluator:
         return layout.window
 
     def score_with(self, checkpoint: str, suite: str) -> list[Receipt]:
-        """Score the exported checkpoint with a suite, whether the recipe asks for it or not; the receipts of its tasks."""
+        """Score the exported checkpoint with a suite, whether the recipe asks for it or not; the receipts of its tasks. Somebody asks
+        for it: what was given up is tried again."""
+        forget_failures(self._layout, checkpoint)
         tally = Tally()
         self._score_suite(checkpoint, suite, tally)
         _raise_for_failed(checkpoint, tally.failed | tally.to_try_again)
@@ -101,6 +103,8 @@ class Evaluator:
         """Score every task of the suite that is neither scored nor given up."""
         export = read_receipt(self._layout.export(checkpoint)).digest
         receipt = read_receipt(self._layout.suite(suite))
+        for folder in (self._layout.task_scores(checkpoint, suite, ""), self._layout.questions(suite, "")):
+            sweep(folder)
         model: ScoredModel | None = None
         for task in tasks_of(suite):
             scored = find_task_scores(self._layout, checkpoint, receipt, task.name)

@@ -110,14 +110,14 @@ def _score(model: Any, batch: Sequence[Tree]) -> dict[int, Likelihood]:
     nats_N, greedy_N = _read_head(model, hidden_BTD.flatten(0, 1), asked, targets_N)
     branches = [branch for tree in batch for branch in tree.branches]
     sizes = [len(ids) for _, ids in branches]
-    parts = zip(branches, nats_N.cpu().split(sizes), greedy_N.cpu().split(sizes), strict=True)
+    parts = zip(branches, torch.split(nats_N.cpu(), sizes), torch.split(greedy_N.cpu(), sizes), strict=True)
     return {position: Likelihood(float(nats.sum()), bool(greedy.all())) for (position, _), nats, greedy in parts}
 
 
 def _read_head(model: Any, hidden_PD: Tensor, asked_N: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of each target at its position, and whether it is the likeliest there. The head is asked once a position, however
     many options begin there, and for few positions at a time: their logits stay in a core's cache."""
-    positions_U, turn_N = asked_N.unique(return_inverse=True)
+    positions_U, turn_N = torch.unique(asked_N, return_inverse=True)
     nats_N = torch.empty(len(asked_N), device=hidden_PD.device)
     greedy_N = torch.empty(len(asked_N), dtype=torch.bool, device=hidden_PD.device)
     for start in range(0, len(positions_U), _POSITIONS_AT_ONCE):

@@ -145,13 +145,19 @@ class Evaluator:
         return self._layout.logs / "evaluator.log"
 
     def ask(
-        self, duty: Duty | Literal["window"], checkpoint: str, timeout_seconds: float = 1800.0, incident: int | None = None
+        self,
+        duty: Duty | Literal["window"],
+        checkpoint: str,
+        timeout_seconds: float = 1800.0,
+        incident: int | None = None,
+        suite: str | None = None,
     ) -> EvaluatorAnswer:
-        """Have one duty of one checkpoint done, or of one that an incident keeps. An evaluator that dies over it is started again, once."""
+        """Have one duty of one checkpoint done, or of one that an incident keeps; with a suite that the recipe does not ask for, if one is
+        named. An evaluator that dies over it is started again, once."""
         with self._asking:
             for _ in range(2):
                 try:
-                    return self._answer({"duty": duty, "checkpoint": checkpoint, "incident": incident}, timeout_seconds)
+                    return self._answer({"duty": duty, "checkpoint": checkpoint, "incident": incident, "suite": suite}, timeout_seconds)
                 except EOFError:
                     self._hang_up()
                 except TimeoutError:

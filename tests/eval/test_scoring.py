@@ -1,13 +1,15 @@
 """A scored checkpoint has its receipt, its samples and its rows; scoring it again costs nothing."""
 
 import json
+import shutil
 from collections.abc import Callable
 
 import pytest
 
-from k2.eval.duties import Evaluator
-from k2.eval.scores import ScoreRow, read_scores
-from k2.recipe.schema import Recipe
+from k2.eval.duties import Evaluator, TasksFailed
+from k2.eval.jail import jail_missing
+from k2.eval.scores import ScoreRow, read_scores, task_receipts
+from k2.recipe.schema import Place, Recipe
 from k2.run.layout import RunLayout
 from k2.run.receipt import BrokenOutput, check_files, read_receipt
 
@@ -87,6 +89,63 @@ def assert_again_costs_nothing(evaluator: Evaluator, layout: RunLayout) -> None:
     layout.export("ckpt_004").rename(layout.root / "put_aside")  # it is not even looked at
     assert evaluator.settle("ckpt_004", "evaluated") == read_receipt(layout.scores("ckpt_004"))
     assert {p: p.stat().st_mtime_ns for p in layout.all_scores.rglob("*")} == before
+
+
+def test_a_task_that_fails_three_times_is_marked_and_holds_up_no_other(
+    recipe: Recipe, layout: RunLayout, save_checkpoint: Callable[..., None]
+) -> None:
+    take_away_sums(layout)
+    save_checkpoint("ckpt_001")
+    evaluator = Evaluator(recipe, layout)
+    evaluator.settle("ckpt_001", "exported")
+    for _ in range(2):
+        with pytest.raises(TasksFailed, match="2 tasks could not be scored: addition: FileNotFoundError"):
+            evaluator.settle("ckpt_001", "evaluated")
+        evaluator = Evaluator(recipe, layout)  # another process counts on
+    done = {receipt.facts["task"]: receipt.made_at for receipt in task_receipts(layout)}
+    assert set(done) == {task for task, _, _ in METRICS} - {"addition", "addition_choice"} | {"prompt_gallery"}
+    closed = evaluator.settle("ckpt_001", "evaluated")
+    assert set(closed.facts["failed"]) == {"addition", "addition_choice"}
+    assert "addition.jsonl" in closed.facts["failed"]["addition"]
+    assert set(closed.facts["tasks"]) == set(done)
+    assert {receipt.facts["task"]: receipt.made_at for receipt in task_receipts(layout)} == done  # made once
+    assert evaluator.settle("ckpt_001", "evaluated") == closed
+
+
+def take_away_sums(layout: RunLayout) -> None:
+    shutil.copytree(layout.all_suites, layout.root / "own")
+    layout.all_suites.unlink()
+    (layout.root / "own").rename(layout.all_suites)
+    (layout.suite("k2_tiny") / "addition.jsonl").unlink()
+
+
+def test_a_checkpoint_made_anew_is_scored_anew(recipe: Recipe, layout: RunLayout, save_checkpoint: Callable[..., None]) -> None:
+    values = []
+    for seed in (1, 2):
+        save_checkpoint("ckpt_001", seed=seed)
+        evaluator = Evaluator(recipe, layout)
+        evaluator.settle("ckpt_001", "exported")
+        evaluator.settle("ckpt_001", "evaluated")
+        values.append([row.value for row in read_scores(layout)])
+        for folder in (layout.checkpoint, layout.export, layout.scores):  # as an incident sets it aside
+            shutil.rmtree(folder("ckpt_001"))
+    assert values[0] != values[1]
+    assert len(values[0]) == len(values[1]) == len(METRICS)
+
+
+@pytest.mark.skipif(jail_missing() is not None, reason=f"no jail works here: {jail_missing()}")
+def test_programs_are_run_where_the_place_allows_it(recipe: Recipe, layout: RunLayout, save_checkpoint: Callable[..., None]) -> None:
+    save_checkpoint("ckpt_001")
+    evaluator = Evaluator(recipe, layout, Place(run_generated_code=True))
+    evaluator.settle("ckpt_001", "exported")
+    closed = evaluator.settle("ckpt_001", "evaluated")
+    assert closed.facts["not_owed"] == {}
+    scores = {s["metric"]: s for s in closed.facts["scores"] if s["task"] == "write_function"}
+    assert set(scores) == {"pass@1,every_answer", "pass@2,every_answer"}
+    lines = (layout.scores("ckpt_001") / "samples_write_function.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    assert len(first["responses"][0]) == 4
+    assert all(program.startswith("def add(a, b):\n    return") for program in first["responses"][0])
 
 
 def test_no_export_no_scores(recipe: Recipe, layout: RunLayout, save_checkpoint: Callable[..., None]) -> None:

@@ -27,7 +27,7 @@ LIBRARIES = {
     "prefect": ("flows/",),
     "boto3": ("k2/publish/", "k2/data/remote.py"),
     "botocore": ("k2/publish/", "k2/data/remote.py"),
-    "huggingface_hub": ("k2/publish/", "k2/data/remote.py"),
+    "huggingface_hub": ("k2/publish/", "k2/eval/fetch.py", "k2/data/remote.py"),
     "wandb": ("k2/watch/wandb_sink.py",),
     "deepspeed": ("k2/train/",),
     "transformers": ("k2/checkpoint/", "k2/eval/"),

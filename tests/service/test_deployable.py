@@ -23,7 +23,7 @@ def altered(tmp_path: Path, **changes: Any) -> Path:
 
 
 def test_the_shipped_deployments_are_these() -> None:
-    assert [entry.name for entry in SHIPPED.deployments] == ["pretrain", "resume", "evaluate-new", "publish", "answer-overdue"]
+    assert [entry.name for entry in SHIPPED.deployments] == ["pretrain", "resume", "evaluate-new", "evaluate", "publish", "answer-overdue"]
     assert [entry.name for entry in SHIPPED.deployments if entry.schedules] == ["evaluate-new"]
     assert all(entry.work_pool.job_variables.stream_output is False for entry in SHIPPED.deployments)
     assert all(entry.concurrency_limit is not None and entry.concurrency_limit.limit == 1 for entry in SHIPPED.deployments)
