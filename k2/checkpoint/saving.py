@@ -128,7 +128,7 @@ class Saver:
             self._copies = {
                 kind: [torch.empty(p.shape, dtype=p.dtype, pin_memory=p.is_cuda) for p in parts] for kind, parts in state.partitions.items()
             }
-        with _beside_the_kernels(ready):
+        with _beside_the_kernels(ready, state.partitions["master"][0].device):
             for kind, parts in state.partitions.items():
                 for copy, part in zip(self._copies[kind], parts, strict=True):
                     copy.copy_(part, non_blocking=part.is_cuda)
@@ -193,12 +193,12 @@ def _mark(state: TrainingState) -> "torch.cuda.Event | None":
 
 
 @contextlib.contextmanager
-def _beside_the_kernels(ready: "torch.cuda.Event | None") -> Iterator[None]:
-    """Copies inside go over a stream of their own, and are there when it is left."""
+def _beside_the_kernels(ready: "torch.cuda.Event | None", device: torch.device) -> Iterator[None]:
+    """Copies inside go over a stream of their own, and are there when it is left. A new thread would begin on the first device."""
     if ready is None:
         yield
         return
-    beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     beside.wait_event(ready)
     with torch.cuda.stream(beside):
         yield
