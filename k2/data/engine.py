@@ -151,7 +151,7 @@ def _ray(address: str | None, workers: int) -> Iterator[Any]:
     import ray
 
     if address is None:
-        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     else:
         ray.init(address=address, log_to_driver=False)
     try:
