@@ -136,7 +136,7 @@ class PrefectPerformer:
         self._progress = Progress(run.recipe, run.say)
 
     def prepare(self) -> None:
-        perform("prepare data", lambda: work.prepare(self._run))
+        perform("prepare data", lambda: work.prepare(self._run), retry_delays=work.DELAY_SECONDS)
 
     def train(self, action: Train) -> None:
         work.train(self._run, action, Beside(self._see, self._wish.reason, _in_this_context(self._watch), self._chunk))

@@ -41,7 +41,7 @@ def nobody_asks() -> str | None:
 
 
 def prepare(run: Run) -> Receipt:
-    """Gather the text, train the tokenizer, build all chunks, and the evaluation suite from the held-out text."""
+    """Freeze the sources, train the tokenizer, encode, build all chunks, and the evaluation suite from the held-out text."""
     from k2.data.build import build
     from k2.eval.suite import build_suites
 
@@ -162,7 +162,7 @@ def release(run: Run) -> Receipt:
 
 
 class PlainPerformer:
-    """Performs every action in this process. `settle` is tried again for the world's failures."""
+    """Performs every action in this process. `prepare` and `settle` are tried again for the world's failures."""
 
     def __init__(self, run: Run, asked: Callable[[], str | None] = nobody_asks, see: Callable[[StepRecord], None] | None = None) -> None:
         self._run = run
@@ -170,7 +170,7 @@ class PlainPerformer:
         self._see = see or Progress(run.recipe, run.say).see
 
     def prepare(self) -> None:
-        prepare(self._run)
+        self._persist("preparing data", lambda: prepare(self._run))  # what has its receipt is not done again
 
     def train(self, action: Train) -> None:
         train(self._run, action, Beside(self._see, self._asked, self._watch, self._chunk))
@@ -186,18 +186,22 @@ class PlainPerformer:
         heal(self._run, action)
 
     def settle(self, action: Settle) -> None:
+        self._persist(f"{action.checkpoint}: {action.duty}", lambda: settle(self._run, action))
+
+    def release(self) -> None:
+        release(self._run)
+
+    def _persist(self, what: str, call: Callable[[], object]) -> None:
+        """Call, and call again for the world's failures."""
         for delay in (*DELAY_SECONDS, None):
             try:
-                settle(self._run, action)
+                call()
                 return
             except Exception as error:
                 if delay is None or is_permanent(error):
                     raise
-                self._run.say(f"{action.checkpoint}: {action.duty} failed ({error}); again in {delay:.0f} s")
+                self._run.say(f"{what} failed ({error}); again in {delay:.0f} s")
                 time.sleep(delay)
-
-    def release(self) -> None:
-        release(self._run)
 
 
 def is_permanent(error: BaseException) -> bool:
