@@ -295,6 +295,23 @@ def _add_recipe_commands(commands: "argparse._SubParsersAction[argparse.Argument
     benchmark.add_argument("--recipe", help="whose detector settings (default: k2_65b)", default="k2_65b")
     benchmark.add_argument("--count", type=int, default=100, help="curves of each family (default: 100)")
     benchmark.add_argument("--seed", type=int, default=0, help="the first curve's seed")
+    _add_goodput_commands(commands)
+
+
+def _add_goodput_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    group = commands.add_parser("goodput", help="price policies at scale", description="Price policies at scale.")
+    inner = group.add_subparsers(dest="goodput_command", required=True, metavar="COMMAND")
+    simulate = _command(inner, "simulate", "what share of the time would count, by policy and failure rate", "goodput.simulate")
+    simulate.add_argument("recipe", help="a .toml file or a shipped name: k2_tiny, k2_1b, k2_65b")
+    simulate.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c")
+    simulate.add_argument(
+        "--mtbf", action="append", type=float, metavar="HOURS", help="between failures, may be repeated (default: 24, 106, 214)"
+    )
+    simulate.add_argument("--step-seconds", type=float, help="length of a step (default: the recipe's energy.days over its steps)")
+    simulate.add_argument("--checkpoint-seconds", type=float, default=60.0, help="how long a save holds the steps up (default: 60)")
+    simulate.add_argument("--restart-seconds", type=float, default=600.0, help="from a failure to the first step (default: 600)")
+    simulate.add_argument("--runs", type=int, default=50, help="runs of each kind (default: 50)")
+    simulate.add_argument("--seed", type=int, default=0)
 
 
 def _add_service_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -15,11 +15,19 @@ def status_lines(status: Status, layout: RunLayout) -> str:
         f"{status.run}: {status.state} ({where}; {status.tokens:,} tokens, {status.attempts} attempts, {len(status.incidents)} incidents)",
         *(_incident_line(incident) for incident in status.incidents),
         *(_checkpoint_line(checkpoint) for checkpoint in status.checkpoints),
+        *_time_line(status.goodput),
         f"page         {layout.page}",
         f"checkpoints  {layout.checkpoints}",
         f"scores       {layout.all_scores}",
     ]
     return "\n".join(lines)
+
+
+def _time_line(goodput: dict[str, float]) -> list[str]:
+    """Where the time went, the largest share first; shares below half a percent are left to `--json`."""
+    largest = sorted(goodput.items(), key=lambda item: -item[1])
+    shares = [f"{cause} {share:.0%}" for cause, share in largest if share >= 0.005]
+    return [f"time         {', '.join(shares)}"] if shares else []
 
 
 def _incident_line(incident: dict[str, object]) -> str:

@@ -5,23 +5,29 @@ that sum to 1. A cursor walks through the run's wall time and never backwards, s
 is negative after a clock was set, and the sum is the wall time. The causes are those of the faults specification, 7.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Literal, get_args
 
 from k2.recipe.schema import Recipe, Stage
 from k2.run.ledger import AttemptEnded, AttemptStarted, Fact, IncidentDecided, IncidentOpened, RunCreated
 from k2.run.records import Branches, StepRecord
 
+_STALL_FACTOR, _STALL_FLOOR_SECONDS = 5.0, 60.0
+
 Cause = Literal[
     "productive",  # steps that still count
     "rework_fault",  # steps that a crash or a stop lost
     "rework_spike",  # steps that a rollback threw away
+    "ckpt_load",  # from a launch to its first step: the checkpoint is verified and loaded
     "ckpt_stall",  # between two steps, while a checkpoint was saved
     "eval_stall",  # after the last attempt: what is owed is settled, nothing trains
     "data_stall",  # before the first attempt: the data is prepared
-    "startup",  # from a launch to its first step, and from a crash or a rollback to the next launch
+    "hang",  # a trainer gave no sign for far too long, until it was killed
+    "startup",  # the rest of the time from a launch to its first step, and from a crash or a rollback to the next launch
     "sched_wait",  # stopped or killed, and nobody had resumed it yet
     "human_wait",  # an incident waited for a decision
     "other",
@@ -51,7 +57,8 @@ def booked_seconds(facts: Sequence[Fact], recipe: Recipe, records: Mapping[str, 
         if isinstance(fact, AttemptStarted):
             later = facts[position + 1 :]
             attempt = _Attempt(recipe, recipe.stage(fact.stage), records[fact.stage].get(fact.attempt, []), _superseded(fact, later))
-            waiting = _wait_at_end(fact, later, attempt.enter(book))
+            gap = attempt.enter(book)
+            waiting = "hang" if _hung(fact, later, attempt.records) else _wait_at_end(fact, later, gap)
         else:
             waiting = _wait_after(fact, waiting)
     if now is not None:
@@ -95,7 +102,8 @@ class _Attempt:
         gap: Cause = "startup"
         for record in self.records:
             ended = record.at or book.cursor + record.seconds
-            book.advance(ended - record.seconds, gap)
+            book.advance(ended - record.seconds - record.loading_seconds, gap)
+            book.advance(ended - record.seconds, "ckpt_load")
             book.advance(ended, self._cause(record.step))
             gap = "ckpt_stall" if self._is_saved(record.step) else "other"
         return gap
@@ -120,6 +128,16 @@ def _superseded(started: AttemptStarted, later: Sequence[Fact]) -> list[_Superse
             found.append(_Superseded(fact.first_step, by))
             by = "rework_fault"
     return found
+
+
+def _hung(started: AttemptStarted, later: Sequence[Fact], records: Sequence[StepRecord]) -> bool:
+    """Whether the attempt was killed for its silence: by the rule that kills (`launch.pulse`), told from its records."""
+    ended = next((f for f in later if isinstance(f, AttemptEnded) and f.attempt == started.attempt), None)
+    if ended is None or ended.outcome != "crashed" or len(records) < 2:
+        return False
+    gaps = sorted(max(0.0, b.at - a.at) for a, b in pairwise(records))
+    p99 = gaps[math.ceil(0.99 * len(gaps)) - 1]
+    return _time(ended) - records[-1].at > max(_STALL_FACTOR * p99, 2 * gaps[-1], _STALL_FLOOR_SECONDS)
 
 
 def _wait_at_end(started: AttemptStarted, later: Sequence[Fact], gap: Cause) -> Cause:

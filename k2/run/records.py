@@ -33,6 +33,7 @@ class StepRecord:
     skipped_update: bool = False  # the optimizer refused a non-finite gradient
     at: float = 0.0  # wall clock, seconds since the epoch
     joules: float | None = None  # used by the recording host since the record before, where it counts them
+    loading_seconds: float = 0.0  # an attempt's first record: how long its checkpoint took to verify and load
 
     def line(self) -> str:
         """The record as one JSON line. NaN and infinities are written as Python reads them."""

@@ -85,11 +85,14 @@ class Loop:
         engine.before_update(self._saver.before_update)
         self._inputs = input_digests(segment)
         self._tokens, self._exact = 0, False
+        self._loading_seconds = 0.0  # until the first record has said it
         self._parent: str | None = None
         self._saving: Due | None = None
         self._meter = PowerMeter() if records is not None and on_one_host() else None  # the recording host's counters are all there are
         if segment.checkpoint is not None:
+            began = time.perf_counter()
             parent = load_checkpoint(segment, engine, self._inputs)
+            self._loading_seconds = time.perf_counter() - began
             self._tokens = parent.facts["tokens"]
             self._follow(parent)
             same_sums = parent.facts["arithmetic"] == engine.arithmetic and parent.facts.get("code") == code_digest()
@@ -125,7 +128,7 @@ class Loop:
         temper = temper_at(self._segment.tempered, step)
         result = train_step(self._engine, self._recipe, self._stage, step, self._reader.step, temper)
         self._tokens += self._stage.tokens_per_step
-        record = self._record(step, result)
+        record, self._loading_seconds = self._record(step, result), 0.0
         if self._records is not None:
             self._records.write(record.line())
         if self._detector is not None:
@@ -151,6 +154,7 @@ class Loop:
             skipped_update=not result.updated,
             at=time.time(),
             joules=None if self._meter is None else self._meter.joules(),
+            loading_seconds=self._loading_seconds,
         )
 
     def _save(self, due: Due, step: int) -> None:

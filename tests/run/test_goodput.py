@@ -1,11 +1,16 @@
 """Every second has one cause: hand-made ledgers with known answers."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from k2.recipe.load import load_recipe
 from k2.recipe.schema import Recipe
-from k2.run.goodput import booked_seconds, goodput
+from k2.run.goodput import CAUSES, booked_seconds, goodput
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptEnded, AttemptStarted, DutyFailed, Fact, IncidentClosed, IncidentDecided, IncidentOpened, RunCreated
 from k2.run.records import StepRecord, all_branches
@@ -15,6 +20,7 @@ def at(seconds: float) -> str:
     return datetime.fromtimestamp(1_000_000 + seconds, UTC).isoformat(timespec="milliseconds")
 
 
+MINI = str(Path(__file__).parents[1] / "mini.toml")
 CREATED = RunCreated(at=at(0), run="r", recipe="d", recipe_name="mini")
 
 
@@ -133,3 +139,88 @@ def test_the_shares_sum_to_one(recipe: Recipe, layout: RunLayout) -> None:
 def test_before_anything_happened_there_is_nothing_to_share(recipe: Recipe) -> None:
     assert goodput([], recipe, {}, 5.0) == {}
     assert goodput([CREATED], recipe, {}) == {}
+
+
+def test_loading_a_checkpoint_is_told_from_starting(recipe: Recipe, layout: RunLayout) -> None:
+    facts: list[Fact] = [CREATED, AttemptStarted(at=at(0), attempt=1, stage="stage1", checkpoint="x", first_step=5)]
+    path = layout.metrics("stage1", 1)
+    path.parent.mkdir(parents=True)
+    first = StepRecord(1, "stage1", 5, 4.0, 0.4, 1e-3, 0, 2.0, at=1_000_012.0, loading_seconds=4.0)
+    path.write_text(first.line() + replace(first, step=6, at=1_000_014.0, loading_seconds=0.0).line())
+    assert booked(facts, layout, recipe) == {"startup": 6, "ckpt_load": 4, "productive": 4}
+
+
+def test_a_trainer_killed_for_its_silence_hung(recipe: Recipe, layout: RunLayout) -> None:
+    """By the rule that kills it: five times the 99th percentile of the gaps, twice the longest, and at least 60 s."""
+
+    def shares(end: float, outcome: str = "crashed") -> dict[str, float]:
+        facts: list[Fact] = [
+            CREATED,
+            AttemptStarted(at=at(0), attempt=1, stage="stage1", checkpoint=None, first_step=1),
+            AttemptEnded(at=at(end), attempt=1, outcome=outcome, exit_code=-9),  # type: ignore[arg-type]
+        ]
+        write(layout, 1, (1, 2), (2, 4), (3, 6))
+        return booked(facts, layout, recipe)
+
+    assert shares(106) == {"productive": 6, "hang": 100}
+    assert shares(60) == {"productive": 6, "other": 54}
+    assert "hang" not in shares(106, "stopped")
+
+
+MOMENTS = st.floats(-4000, 8000, allow_nan=False)
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> tuple[list[Fact], dict[int, list[StepRecord]], float]:
+    """Any ledger and any records, with clocks that were set forth and back: none of it need make sense."""
+    facts: list[Fact] = [CREATED]
+    records: dict[int, list[StepRecord]] = {}
+    for attempt in range(1, draw(st.integers(1, 5))):
+        first = draw(st.integers(1, 30))
+        facts.append(AttemptStarted(at=at(draw(MOMENTS)), attempt=attempt, stage="stage1", checkpoint=None, first_step=first))
+        ends = draw(st.lists(MOMENTS, max_size=8))
+        seconds, loading = draw(st.floats(0, 50)), draw(st.floats(0, 50))
+        records[attempt] = [
+            StepRecord(attempt, "stage1", first + i, 4.0, 0.4, 1e-3, 0, seconds, at=1_000_000 + end, loading_seconds=loading * (i == 0))
+            for i, end in enumerate(ends)
+        ]
+        outcome = draw(st.sampled_from(["completed", "stopped", "crashed", "lost", None]))
+        if outcome is not None:
+            facts.append(AttemptEnded(at=at(draw(MOMENTS)), attempt=attempt, outcome=outcome, exit_code=0))
+        if draw(st.booleans()):
+            opened = IncidentOpened(
+                at=at(draw(MOMENTS)), incident=attempt, stage="stage1", attempt=attempt, kind="nonfinite", onset_step=5, verdict_step=9
+            )
+            facts += [opened, IncidentDecided(at=at(draw(MOMENTS)), incident=attempt, action="rollback")]
+    return facts, records, draw(MOMENTS)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(lives())
+def test_the_causes_partition_the_wall_whatever_the_clock_did(life: tuple[list[Fact], dict[int, list[StepRecord]], float]) -> None:
+    """No cause is negative, and the sum is the time from the creation to the latest moment that anything speaks of."""
+    facts, records, now = life
+    mini = load_recipe(MINI)
+    read = {"stage1": records, "stage2": {}}
+    seconds = booked_seconds(facts, mini, read, 1_000_000 + now)
+    spoken = [datetime.fromisoformat(f.at).timestamp() for f in facts] + [r.at for branch in records.values() for r in branch]
+    assert set(seconds) == set(CAUSES)
+    assert min(seconds.values()) >= 0
+    assert sum(seconds.values()) == pytest.approx(max([*spoken, 1_000_000 + now]) - 1_000_000, abs=1e-3)
+    shares = goodput(facts, mini, read, 1_000_000 + now)
+    assert not shares or sum(shares.values()) == pytest.approx(1.0, abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(lives(), st.integers(0, 20), st.integers(0, 8))
+def test_what_was_lost_at_the_end_changes_nothing_before_it(
+    life: tuple[list[Fact], dict[int, list[StepRecord]], float], facts_left: int, records_left: int
+) -> None:
+    """A ledger or records cut off anywhere (a torn line, a lost disk) are booked all the same, and to no more than their wall."""
+    facts, records, _ = life
+    cut = facts[: 1 + facts_left]
+    left = {attempt: branch[:records_left] for attempt, branch in records.items()}
+    whole = booked_seconds(facts, load_recipe(MINI), {"stage1": records, "stage2": {}})
+    kept = booked_seconds(cut, load_recipe(MINI), {"stage1": left, "stage2": {}})
+    assert min(kept.values()) >= 0
+    assert sum(kept.values()) <= sum(whole.values()) + 1e-3
