@@ -13,6 +13,7 @@ from flows.run import Run
 from flows.training import Beside, train_segment
 from flows.verdicts import answer_verdicts
 from k2.checkpoint.retention import empty_trash, move_to_trash, pinned, retain
+from k2.checkpoint.scrub import due_for_scrub, scrub
 from k2.checkpoint.select import verify
 from k2.launch.local import EvaluatorAnswer, EvaluatorClosed
 from k2.run.durable import sweep
@@ -91,7 +92,16 @@ def prune(run: Run) -> None:
     for name in empty_trash(run.layout):
         run.say(f"{name} is no longer needed and removed")
     move_to_trash(run.layout, retain(run.recipe, run.facts(), run.holdings(), pinned(run.layout)).removable)
+    run.aside.submit(scrub_one, run)
     draw_healed(run)
+
+
+def scrub_one(run: Run) -> None:
+    """Digest an old checkpoint again, once a day; what is wrong with it is an alarm: it can be restored from where it was published."""
+    name = due_for_scrub(run.layout, [c.name for c in run.holdings().checkpoints if c.kind == "chunk"], time.time())
+    wrong = scrub(run.layout, name, time.time()) if name is not None else []
+    if wrong:
+        run.say(f"ALARM: {name} has gone bad on the disk: {'; '.join(wrong[:3])}")
 
 
 def heal(run: Run, action: Heal) -> None:

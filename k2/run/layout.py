@@ -145,6 +145,11 @@ class RunLayout:
         return self.checkpoints / name
 
     @property
+    def scrubbed(self) -> Path:
+        """When which checkpoint was digested again."""
+        return self.root / "control" / "scrubbed.json"
+
+    @property
     def trash(self) -> Path:
         """Where checkpoints go that nobody needs any more, until the next round."""
         return self.checkpoints / ".trash"

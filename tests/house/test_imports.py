@@ -36,6 +36,7 @@ LIBRARIES = {
 TORCH_FREE = (
     "k2/checkpoint/select.py",
     "k2/checkpoint/retention.py",
+    "k2/checkpoint/scrub.py",
     "k2/checkpoint/commit.py",
     "k2/checkpoint/shard.py",
     "k2/checkpoint/state.py",
