@@ -1,4 +1,4 @@
-"""Encoding: one piece of a subset becomes one shard of token ids, `</s>` after each document.
+"""Encoding: a few pieces of a subset become one shard of token ids, `</s>` after each document.
 
 Enters an `EncodePiece`, a value that any process can take up; leaves the shard's folder, committed with its receipt. What
 training may read goes into the tokens, what is held out and what is no document beside them. Nothing here knows of
@@ -29,7 +29,10 @@ _PLAIN = Draw("plain", 0, 0)
 
 @dataclass(frozen=True)
 class EncodePiece:
-    """The task: encode this piece as the subset's shard of that number. `source` and `place` read it (see `freeze.Frozen`)."""
+    """The task: encode these pieces as the subset's shard of that number. `source` and `place` read them (see `freeze.Frozen`).
+
+    `files` holds the number of each piece's file in the subset's frozen list.
+    """
 
     root: Path
     recipe: Recipe
@@ -37,8 +40,13 @@ class EncodePiece:
     shard: int
     source: FilesSource
     place: Place
-    piece: Piece
-    file: int
+    pieces: tuple[Piece, ...]
+    files: tuple[int, ...]
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The number of each file by its name."""
+        return {piece.file.name: number for piece, number in zip(self.pieces, self.files, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,10 @@ class EncodeBeginning:
     position: int
     limit_bytes: int
 
+    @property
+    def numbers(self) -> dict[str, int]:
+        return {self.name: self.file}
+
 
 @dataclass(frozen=True)
 class EncodedShard:
@@ -68,10 +80,10 @@ class EncodedShard:
 
 
 def encode_piece(task: EncodePiece) -> EncodedShard:
-    """Encode one piece, or give what the earlier time left."""
-    return find_shard(RunLayout(task.root), task.subset.name, task.shard) or _commit(
-        task, {"file": task.piece.file.name, "begin": task.piece.begin, "end": task.piece.end}, _documents(task)
-    )
+    """Encode the pieces, or give what the earlier time left."""
+    first, last = task.pieces[0], task.pieces[-1]
+    made_from = {"file": first.file.name, "begin": first.begin, "last_file": last.file.name, "end": last.end}
+    return find_shard(RunLayout(task.root), task.subset.name, task.shard) or _commit(task, made_from, _documents(task))
 
 
 def encode_beginning(task: EncodeBeginning) -> EncodedShard:
@@ -100,7 +112,7 @@ def document_tokens(tokenizer: Tokenizer, recipe: Recipe, subset: Subset, docume
 
 
 def _documents(task: EncodePiece) -> Iterator[Document | Dropped]:
-    for found in read_piece(task.source, task.place, task.piece):
+    for found in (found for piece in task.pieces for found in read_piece(task.source, task.place, piece)):
         if isinstance(found, Dropped):
             yield found
         else:
@@ -130,6 +142,7 @@ def _write(shard: ShardWriter, task: EncodePiece | EncodeBeginning, batch: list[
     """Write a batch of documents, each to where it belongs. What a cap cuts was chosen for training as a whole."""
     share = task.recipe.data.held_out if isinstance(task, EncodePiece) else 0.0
     trained = [d for d in batch if isinstance(d, Document) and not is_held_out(d.id, share)]
+    numbers = task.numbers
     drops_repetitions = task.subset.repetitions == "drop" and isinstance(task, EncodePiece)
     encoded = iter(_encode(tokenizer, task.recipe, task.subset, trained))
     for document in batch:
@@ -142,7 +155,7 @@ def _write(shard: ShardWriter, task: EncodePiece | EncodeBeginning, batch: list[
             if drops_repetitions and repeats_itself(ids):
                 shard.drop(Dropped(document.source, document.position, REPEATS))
             else:
-                shard.add(document, task.file, text_bytes, ids, form)
+                shard.add(document, numbers[document.source], text_bytes, ids, form)
 
 
 def _batches(documents: Iterable[Document | Dropped]) -> Iterator[list[Document | Dropped]]:

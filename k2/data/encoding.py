@@ -12,7 +12,7 @@ from k2.data.encode import EncodeBeginning, EncodedShard, EncodePiece, encode_be
 from k2.data.engine import Engine
 from k2.data.freeze import Frozen
 from k2.data.resolve import find_cut, kept_bytes, write_stream
-from k2.data.sources import Piece, cut
+from k2.data.sources import Piece, bundle, cut
 from k2.recipe.schema import Recipe, Subset
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, find_receipt
@@ -22,21 +22,30 @@ _LINES = 20  # of progress
 
 @dataclass
 class _Work:
-    """A subset being encoded: its pieces, and the shards of the first of them."""
+    """A subset being encoded: its pieces, a shard's together, and the shards of the first of them."""
 
     subset: Subset
     frozen: Frozen
-    pieces: Sequence[Piece]
+    bundles: Sequence[tuple[Piece, ...]]
     shards: list[EncodedShard] = field(default_factory=list)
 
     def tasks(self, recipe: Recipe, layout: RunLayout) -> list[EncodePiece]:
         """The pieces that must be encoded next; none when there are enough."""
         numbers = {file.name: number for number, file in enumerate(self.frozen.files)}
         first = len(self.shards)
-        last = len(self.pieces) if self.subset.max_bytes is None else first + self._missing(recipe, layout, self.subset.max_bytes)
+        last = len(self.bundles) if self.subset.max_bytes is None else first + self._missing(recipe, layout, self.subset.max_bytes)
         return [
-            EncodePiece(layout.root, recipe, self.subset, shard, self.frozen.source, self.frozen.place, piece, numbers[piece.file.name])
-            for shard, piece in enumerate(self.pieces[first:last], first)
+            EncodePiece(
+                root=layout.root,
+                recipe=recipe,
+                subset=self.subset,
+                shard=shard,
+                source=self.frozen.source,
+                place=self.frozen.place,
+                pieces=pieces,
+                files=tuple(numbers[piece.file.name] for piece in pieces),
+            )
+            for shard, pieces in enumerate(self.bundles[first:last], first)
         ]
 
     def _missing(self, recipe: Recipe, layout: RunLayout, max_bytes: int) -> int:
@@ -51,7 +60,7 @@ def encode_all(
     """Encode and resolve every subset; the receipts of their streams, by name."""
     done = {name: receipt for name in subsets if (receipt := find_receipt(layout.stream(name))) is not None}
     works = [
-        _Work(subset, subsets[subset.name], cut(subsets[subset.name].files, recipe.data.shard_bytes))
+        _Work(subset, subsets[subset.name], _bundles(recipe, subsets[subset.name]))
         for subset in recipe.data.subsets
         if subset.name not in done
     ]
@@ -63,6 +72,11 @@ def encode_all(
         done[work.subset.name] = receipt = _resolve(recipe, layout, work)
         progress(f"encoded {work.subset.name}: {_say(receipt)}")
     return {name: done[name] for name in subsets}
+
+
+def _bundles(recipe: Recipe, frozen: Frozen) -> list[tuple[Piece, ...]]:
+    """What each shard of the subset is made from."""
+    return bundle(cut(frozen.files, recipe.data.shard_bytes), recipe.data.shard_bytes)
 
 
 def _encode(tasks: Sequence[EncodePiece], engine: Engine, progress: Callable[[str], None]) -> list[EncodedShard]:

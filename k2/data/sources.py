@@ -17,7 +17,9 @@ from k2.data.remote import open_remote
 from k2.data.store import FolderStore, SourceFile, Store
 from k2.recipe.schema import FilesSource, Place, PythonSource, Source
 
-__all__ = ["Piece", "SourceFile", "cut", "list_source", "read_one", "read_piece"]
+__all__ = ["Piece", "SourceFile", "bundle", "cut", "list_source", "read_one", "read_piece"]
+
+_SMALLEST_BYTES = 4096  # what opening a file costs at least, as bytes read
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,21 @@ def list_source(source: Source, place: Place) -> list[SourceFile]:
 def cut(files: Sequence[SourceFile], piece_bytes: int) -> list[Piece]:
     """Divide the files into pieces of at most `piece_bytes` where their format allows it."""
     return [piece for file in files for piece in _cut_file(file, piece_bytes)]
+
+
+def bundle(pieces: Sequence[Piece], bundle_bytes: int) -> list[tuple[Piece, ...]]:
+    """Runs of pieces of at most `bundle_bytes` together: a source tree of small files is not as many shards."""
+    bundles: list[tuple[Piece, ...]] = []
+    held: list[Piece] = []
+    held_bytes = 0
+    for piece in pieces:
+        size = max(piece.end - piece.begin, _SMALLEST_BYTES)
+        if held and held_bytes + size > bundle_bytes:
+            bundles.append(tuple(held))
+            held, held_bytes = [], 0
+        held.append(piece)
+        held_bytes += size
+    return [*bundles, tuple(held)] if held else bundles
 
 
 def read_piece(source: Source, place: Place, piece: Piece) -> Iterator[Found | Dropped]:

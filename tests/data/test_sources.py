@@ -2,16 +2,23 @@
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from k2.data.build import build
 from k2.data.document import DataError, Dropped, Found
 from k2.data.lines import lines_of_range
-from k2.data.sources import cut, list_source, read_one, read_piece
+from k2.data.sources import bundle, cut, list_source, read_one, read_piece
+from k2.recipe.load import load_recipe
 from k2.recipe.schema import FilesSource, Place, PythonSource
+from k2.run.layout import RunLayout
+from k2.run.receipt import read_receipt
+
+MINI = Path(__file__).parents[1] / "mini.toml"
 
 TEXTS = [f"document {number} " + "word é漢😀 " * (number % 7) for number in range(50)]
 
@@ -99,3 +106,20 @@ def test_a_member_of_a_member_is_named_with_a_dot(tmp_path, place):
     (tmp_path / "x.jsonl").write_text('{"a": {"b": "inner"}}\n{"a.b": "as it stands", "a": {"b": "no"}}\n{"a": "flat"}\n')
     read = read_all(FilesSource(pattern="x.jsonl", text_field="a.b"), place)
     assert read == [Found("x.jsonl", 0, "inner"), Found("x.jsonl", 22, "as it stands"), Dropped("x.jsonl", 64, "no text field")]
+
+
+def test_a_source_tree_of_many_files_becomes_few_shards(tmp_path):
+    """And the shards of one large file stay as they were."""
+    (tmp_path / "data" / "tree").mkdir(parents=True)
+    for number in range(300):
+        (tmp_path / "data" / "tree" / f"{number:03d}.py").write_text(f"{TEXTS[number % 50]}\nx = {number}\n")
+    for name in ("code", "law"):
+        (tmp_path / "data" / f"{name}.jsonl").write_bytes((MINI.parent / "corpus" / f"{name}.jsonl").read_bytes())
+    recipe = load_recipe(str(MINI), ('data.subsets.prose.source.pattern="tree/*.py"', "data.shard_bytes=400_000", "data.held_out=0.0"))
+    layout = RunLayout(tmp_path / "run")
+    build(recipe, Place(data_dir=str(tmp_path / "data")), layout, lambda _: None)
+    receipts = [read_receipt(layout.shard("prose", shard)) for shard in range(4)]
+    assert [receipt.facts["made_from"]["file"] for receipt in receipts] == [f"tree/{number:03d}.py" for number in (0, 97, 194, 291)]
+    assert sum(receipt.facts["counts"]["documents"] for receipt in receipts) == 300
+    place = Place(data_dir=str(tmp_path / "data"))
+    assert [len(pieces) for pieces in bundle(cut(list_source(FilesSource(pattern="code.jsonl"), place), 5000), 5000)][:3] == [1, 1, 1]
