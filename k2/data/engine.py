@@ -6,6 +6,7 @@ itself, in files that all workers share; a result is a few numbers.
 """
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -101,7 +102,7 @@ def open_engine(place: Place, work_bytes: int) -> Iterator[Engine]:
         case "pool" if workers == 1:
             yield PlainEngine()
         case "pool":
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
                 try:
                     yield PoolEngine(pool, workers)
                 except BaseException:
@@ -119,8 +120,9 @@ def _workers_for(work_bytes: int) -> int:
     return 1 if work_bytes < _SMALL_BYTES else len(os.sched_getaffinity(0))
 
 
-def _end_with_parent() -> None:
-    """End this worker when the process that started it is gone: a killed build leaves nothing that writes."""
+def _begin_worker() -> None:
+    """A worker finishes its task when the user interrupts the build, and ends when the process that started it is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None
 

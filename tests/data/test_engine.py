@@ -1,6 +1,7 @@
 """Any number of workers, of any engine, and any moment of death: the same bytes."""
 
 import json
+import multiprocessing
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from prepared import TESTS, Prepared, prepare
 from k2.data.audit import verify
 from k2.data.build import build
 from k2.data.document import DataError
+from k2.data.engine import WorkerLost
 from k2.recipe.load import load_recipe
 from k2.recipe.schema import Place
 from k2.run.layout import RunLayout
@@ -61,6 +63,7 @@ import sys
 from pathlib import Path
 from k2.data.build import build
 from k2.data.document import DataError
+from k2.data.engine import WorkerLost
 from k2.recipe.load import load_recipe
 from k2.recipe.schema import Place
 from k2.run.layout import RunLayout
@@ -103,6 +106,19 @@ def test_an_error_of_a_worker_comes_out_as_it_was(tmp_path):
 
     with pytest.raises(DataError, match=r"code.jsonl is gone: the data is made from it, so put it back"):
         build(recipe, place, RunLayout(tmp_path / "run"), remove_code)
+
+
+def test_a_worker_that_is_killed_ends_the_build_and_what_is_finished_stays(one_worker, tmp_path):
+    recipe, root = load_recipe(str(TESTS / "mini.toml"), (SMALL_SHARDS,)), tmp_path / "run"
+
+    def kill_one(line: str) -> None:
+        if re.match(r"encoded [3-9] of", line):
+            multiprocessing.active_children()[0].kill()
+
+    with pytest.raises(WorkerLost, match="set the place's workers lower and start again"):
+        build(recipe, Place(data_dir=str(TESTS / "corpus"), workers=2), RunLayout(root), kill_one)
+    assert len(list(root.glob("tokens/*/shard_*"))) >= 3
+    assert digests(build_with(root, workers=1)) == digests(one_worker.layout.root)
 
 
 def test_an_address_that_nobody_would_ask_is_refused():
