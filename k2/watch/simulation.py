@@ -35,6 +35,7 @@ class Costs:
     first_startup_seconds: float | None = None  # none: as every other
     hang_seconds: float = 600.0
     human_seconds: float = 8 * 3600.0
+    reaction_steps: int = 0  # trained after a verdict until the trainer has stopped
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,9 @@ class _StageRun:
         """The verdict has fallen: the policy answers, or a human does; then the run goes on from the target."""
         world, costs = self._world, self._world.costs
         world.spend("ckpt_stall", costs.saving_seconds + costs.ending_seconds)  # the verdict's own checkpoint
-        event = Event("malignant.long", self._stage.name, world.attempt, spike.onset_step, self._step, 1.0, 12.0, 3.0, 0.02, spike.age)
+        verdict = self._step
+        self._train_to(min(self._step + costs.reaction_steps, self._stage.steps))
+        event = Event("malignant.long", self._stage.name, world.attempt, spike.onset_step, verdict, 1.0, 12.0, 3.0, 0.02, spike.age)
         holdings = self._holdings()
         facts = answer(world.recipe, world.facts, holdings, event)
         opened = next(f for f in facts if isinstance(f, IncidentOpened))

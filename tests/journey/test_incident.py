@@ -3,13 +3,16 @@
 import json
 import signal
 
+import numpy as np
 import pytest
 from machine import LONGER, MINI, Machine
 
 from k2.recipe.load import load_recipe
 from k2.run.ledger import IncidentClosed, IncidentDecided, IncidentOpened, StepsSkipped, read_facts
 from k2.run.receipt import read_receipt
+from k2.run.records import accepted_of, branches
 from k2.watch.keeping import STATE_FILE, detector_at
+from k2.watch.simulation import Costs, Hazards, Spike, simulate
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +52,21 @@ def test_the_spike_is_healed_without_anyone(healed: Machine) -> None:
     assert skipped.first_step == 51
     assert skipped.last_step >= 63
     assert any(isinstance(f, IncidentClosed) for f in facts)
+
+
+def test_on_paper_the_same_steps_are_lost(healed: Machine) -> None:
+    """The simulator lives through the same incident by the same policy: with a second a step its books count the run's own steps."""
+    layout = healed.layout("mini")
+    recipe, facts = load_recipe(str(layout.recipe)), read_facts(layout.ledger)
+    [opened] = [f for f in facts if isinstance(f, IncidentOpened)]
+    stages = {stage.name: branches(layout, facts, stage.name) for stage in recipe.stages}
+    counted = sum(len(accepted_of(read, facts, stage)) for stage, read in stages.items())
+    written = sum(len(branch) for read in stages.values() for branch in read.values())
+    past_verdict = stages["stage1"][opened.attempt][-1].step - opened.verdict_step
+    costs = Costs(step_seconds=1.0, saving_seconds=0.0, startup_seconds=0.0, reaction_steps=past_verdict)
+    spike = Spike("stage1", opened.onset_step, opened.verdict_step - opened.onset_step + 1)
+    life = simulate(recipe, costs, Hazards((spike,)), np.random.default_rng(0))
+    assert (life.seconds["productive"], life.seconds["rework_spike"]) == (counted, written - counted)
 
 
 def test_skipped_steps_are_not_trained_and_nothing_else_moves(healed: Machine) -> None:
