@@ -204,13 +204,13 @@ class Optimizer(Part):
 
 
 class Layout(Part):
-    """The parallel layout: pipeline x data x tensor ranks. ZeRO 1 shards the optimizer over the data ranks."""
+    """The parallel layout: pipeline x data x tensor ranks."""
 
     pipeline: Count = 1
     data: Count = 1
     tensor: Count = 1
     sequence_parallel: bool = False
-    zero_stage: Literal[1] = 1
+    zero_stage: Literal[1, 2, 3] = Field(default=1, description="shared out over the data ranks: optimizer, 2 gradients too, 3 weights too")
     recompute: Recompute = Field(
         default="none", description="activations computed again for the backward pass: none, the MLP's product, or whole blocks"
     )
@@ -228,6 +228,17 @@ class Layout(Part):
     def _sequence_needs_tensor(self) -> Self:
         if self.sequence_parallel and self.tensor == 1:
             raise ValueError("layout.sequence_parallel = true has no effect with layout.tensor = 1: set it to false, or tensor above 1")
+        return self
+
+    @model_validator(mode="after")
+    def _zero_fits(self) -> Self:
+        if self.zero_stage > 1 and (self.pipeline > 1 or self.tensor > 1):
+            raise ValueError(
+                f"layout.zero_stage = {self.zero_stage} shares a whole model out over data ranks: it does not go with "
+                f"layout.pipeline = {self.pipeline} and layout.tensor = {self.tensor}; set both to 1, or zero_stage to 1"
+            )
+        if self.zero_stage > 1 and self.data == 1:
+            raise ValueError(f"layout.zero_stage = {self.zero_stage} has no effect with layout.data = 1: set it to 1, or data above 1")
         return self
 
 
@@ -422,6 +433,9 @@ class Place(Part):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     attention: Literal["auto", "flash", "cudnn", "sdpa"] = Field(
         default="auto", description="code of attention: flash-attn, cuDNN or torch's own; auto takes the fastest known for the device"
+    )
+    compile_layers: bool = Field(
+        default=False, description="compile each layer with torch.compile: a minute at each start, then fewer kernels"
     )
     threads_per_rank: Count = 1
     world: str | None = Field(default=None, description="other ranks than the recipe's, as pp2dp1tp1mb4; the samples stay the same")

@@ -19,7 +19,8 @@ def deepspeed_json(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         "gradient_clipping": recipe.optimizer.clip,
         "steps_per_print": 100,  # DeepSpeed keeps a pair of CUDA events a step until it prints
         # stage 0 with a pipeline clips by the norm of the first pipeline stage alone, and a NaN reaches the weights
-        "zero_optimization": {"stage": layout.zero_stage},
+        # norms stay whole: a shard of so few numbers costs a message and saves nothing
+        "zero_optimization": {"stage": layout.zero_stage, "stage3_param_persistence_threshold": recipe.model.hidden},
         "pipeline": {
             # slicing boundary tensors over tensor ranks supposes that each holds all of them: wrong with sequence parallelism
             "pipe_partitioned": False,

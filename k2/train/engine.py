@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal, cast
@@ -22,14 +23,16 @@ from torch import Tensor
 from k2.checkpoint.placed import TrainingState
 from k2.checkpoint.state import StateReader
 from k2.model.backend import Backend, choose_backend, this_machine
-from k2.model.layers import CUT_AT, layer_list
+from k2.model.layers import CUT_AT, PlainLlama, layer_list
 from k2.model.llama import mean_loss
+from k2.model.parallel import ALONE, TensorRanks
 from k2.recipe.schema import Place, Recipe, Stage
 from k2.recipe.world import world_of
 from k2.train.deepspeed_json import deepspeed_json
 from k2.train.faults import declares
 from k2.train.optimizer import adamw, parameter_groups
 from k2.train.optimizer_state import OptimizerState
+from k2.train.sharded import ShardedWeights, gathered_by_block, train_sharded
 from k2.train.tensor import held_by_all, sum_copied_gradients, tensor_ranks
 
 THIS_MACHINE = Place()
@@ -62,17 +65,20 @@ class Engine:
 
     def __init__(self, recipe: Recipe, stage: Stage, place: Place = THIS_MACHINE) -> None:
         backend = choose_backend(recipe, place, this_machine(os.environ["DS_ACCELERATOR"]))
+        self._pipelined = recipe.layout.zero_stage == 1
         self._engine = _initialize(recipe, stage, backend)
         _assert_traps(self._engine, recipe)
-        self._state = OptimizerState(self._engine, recipe)
+        self._state = (ShardedWeights if recipe.layout.zero_stage == 3 else OptimizerState)(self._engine, recipe)
         self._world = f"{world_of(recipe)}mb{stage.micro_batch_samples}, {backend}"
         self._spoiled = False
         if declares(recipe, "nan_gradients", stage):
             next(self._engine.module.parameters()).register_hook(lambda gradient: gradient * math.nan if self._spoiled else gradient)
+        if place.compile_layers:
+            self._engine.compile()
 
     @property
     def data_rank(self) -> int:
-        return cast(int, self._engine.grid.get_data_parallel_rank())
+        return cast(int, self._engine.grid.get_data_parallel_rank()) if self._pipelined else dist.get_rank()
 
     @property
     def device(self) -> torch.device:
@@ -95,7 +101,7 @@ class Engine:
 
     def train_batch(self, micro_batches: Iterator[MicroBatch]) -> tuple[float, float]:
         """One step over this data rank's micro-batches: the mean loss of the global batch and the gradient's norm before clipping."""
-        loss = self._engine.train_batch(micro_batches)
+        loss = self._engine.train_batch(micro_batches) if self._pipelined else train_sharded(self._engine, micro_batches)
         return float(loss), float(self._engine.get_global_grad_norm())
 
     def spoil_gradients(self, spoiled: bool) -> None:
@@ -136,6 +142,7 @@ def _join(device: str) -> None:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.", FutureWarning)  # DeepSpeed calls what torch 2.13 has renamed
     if device == "cpu":  # serves inference only, and compiling it takes more than a minute
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if not dist.is_initialized():
@@ -156,20 +163,10 @@ def _import_muon_uncompiled() -> None:
 
 def _initialize(recipe: Recipe, stage: Stage, backend: Backend) -> Any:
     import deepspeed
-    from deepspeed.pipe import LayerSpec, PipelineModule
-    from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
     _import_muon_uncompiled()
-    layout = recipe.layout
-    topology = PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data)
-    ranks = tensor_ranks(topology, layout)
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its settings
-        module = PipelineModule(
-            layers=[LayerSpec(spec.kind, *spec.arguments) for spec in layer_list(recipe, stage, ranks, backend)],
-            topology=topology,
-            loss_fn=partial(mean_loss, ranks=ranks),
-            partition_method=CUT_AT,
-        )
+        module, ranks = _pipeline(recipe, stage, backend) if recipe.layout.zero_stage == 1 else _whole(recipe, stage, backend)
         engine, *_ = deepspeed.initialize(
             model=module,
             model_parameters=parameter_groups(module.parameters(), recipe.optimizer.weight_decay),
@@ -180,15 +177,38 @@ def _initialize(recipe: Recipe, stage: Stage, backend: Backend) -> Any:
     return engine
 
 
+def _pipeline(recipe: Recipe, stage: Stage, backend: Backend) -> tuple[Any, TensorRanks]:
+    """This rank's layers, or its slices of them."""
+    from deepspeed.pipe import LayerSpec, PipelineModule
+    from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
+
+    layout = recipe.layout
+    topology = PipeModelDataParallelTopology(num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data)
+    ranks = tensor_ranks(topology, layout)
+    module = PipelineModule(
+        layers=[LayerSpec(spec.kind, *spec.arguments) for spec in layer_list(recipe, stage, ranks, backend)],
+        topology=topology,
+        loss_fn=partial(mean_loss, ranks=ranks),
+        partition_method=CUT_AT,
+    )
+    return module, ranks
+
+
+def _whole(recipe: Recipe, stage: Stage, backend: Backend) -> tuple[PlainLlama, TensorRanks]:
+    return gathered_by_block(PlainLlama(layer_list(recipe, stage, backend=backend)), recipe), ALONE
+
+
 def _assert_traps(engine: Any, recipe: Recipe) -> None:
     """Settings of ours that DeepSpeed would drop without a word, each with a wrong training for it."""
-    wanted = "BF16_Optimizer" if recipe.layout.precision == "bf16" else "DeepSpeedZeroOptimizer"
-    assert type(engine.optimizer).__name__ == wanted, f"gradients would not accumulate in fp32: {type(engine.optimizer).__name__}"
+    layout = recipe.layout
     assert isinstance(engine.basic_optimizer, torch.optim.AdamW), type(engine.basic_optimizer).__name__
-    assert engine.zero_optimization_stage() == 1, "the gradient's norm would leave out pipeline stages"
+    assert engine.zero_optimization_stage() == layout.zero_stage, "below 1 the gradient's norm would leave out pipeline stages"
+    assert engine.gradient_clipping() == recipe.optimizer.clip, "gradients would not be clipped"
+    if layout.zero_stage > 1:
+        return
+    wanted = "BF16_Optimizer" if layout.precision == "bf16" else "DeepSpeedZeroOptimizer"
+    assert type(engine.optimizer).__name__ == wanted, f"gradients would not accumulate in fp32: {type(engine.optimizer).__name__}"
     assert not (engine.is_pipe_partitioned or engine.is_grad_partitioned), "boundary tensors would be sliced"
     assert any(True for _ in engine.module.parameters()), "a pipeline stage without parameters hangs"
-    if recipe.layout.tensor > 1:
-        copies = [tuple(p.shape) for p in held_by_all(engine.module) if p.ndim > 1]
-        assert not copies, f"slices of shape {copies} are not marked: the norm would count them on one tensor rank alone"
-    assert engine.gradient_clipping() == recipe.optimizer.clip, "gradients would not be clipped"
+    copies = [tuple(p.shape) for p in held_by_all(engine.module) if p.ndim > 1]
+    assert layout.tensor == 1 or not copies, f"slices of shape {copies} are not marked: the norm would count them on one tensor rank alone"

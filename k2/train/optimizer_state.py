@@ -29,8 +29,8 @@ class OptimizerState:
         self._adamw: torch.optim.Optimizer = engine.basic_optimizer
         self._masters: list[Tensor] = getattr(zero, "fp32_groups_flat_partition", None) or zero.single_partition_of_fp32_groups
         groups: list[list[nn.Parameter]] = getattr(zero, "bf16_groups", None) or zero.bit16_groups
-        names = _names(engine.module, recipe.model)
-        tensor = engine.grid.get_slice_parallel_rank(), recipe.layout.tensor
+        names = names_of(engine.module, recipe.model)
+        tensor = engine.grid.get_slice_parallel_rank() if recipe.layout.zero_stage == 1 else 0, recipe.layout.tensor
         self._whole = [(p, _whole_run(names[p], p, tensor)) for group in groups for p in group]
         self._pieces = tuple(
             _placed(p, _whole_run(names[p], p, tensor), number, tensor[0] == 0 or split_dimension(names[p]) is not None)
@@ -54,10 +54,7 @@ class OptimizerState:
         """Take over the numbers of a checkpoint, whatever layout it was saved by. `BrokenOutput` when it does not hold them all."""
         for parameter, whole in self._whole:
             parameter.copy_(torch.from_numpy(reader.piece(whole, "master")).view_as(parameter))
-        self._fill("master", self._masters, reader)
-        self._adamw.state.clear()
-        if reader.has_moments:
-            self._restore_moments(reader)
+        self._restore_optimizer(reader)
 
     @torch.no_grad()
     def damage(self, way: Literal["lose", "zero", "reset"]) -> None:
@@ -67,6 +64,12 @@ class OptimizerState:
         for state in self._adamw.state.values():
             for name in MOMENTS if way == "zero" else ("step",):
                 state[name].zero_()
+
+    def _restore_optimizer(self, reader: StateReader) -> None:
+        self._fill("master", self._masters, reader)
+        self._adamw.state.clear()
+        if reader.has_moments:
+            self._restore_moments(reader)
 
     def _restore_moments(self, reader: StateReader) -> None:
         for kind in MOMENTS:
@@ -83,12 +86,12 @@ class OptimizerState:
             target.copy_(torch.from_numpy(reader.piece(placed.piece, kind)))
 
 
-def _names(module: nn.Module, model: Model) -> dict[nn.Parameter, str]:
-    """Hugging Face's names; the pipeline calls a layer by its number in the list."""
+def names_of(module: nn.Module, model: Model) -> dict[nn.Parameter, str]:
+    """Hugging Face's names; the pipeline calls a layer by its number in the list, and so does the whole model among its layers."""
     prefixes = layer_prefixes(model)
     found = {}
     for name, parameter in module.named_parameters():
-        number, _, rest = name.partition(".")
+        number, _, rest = name.removeprefix("layers.").partition(".")
         found[parameter] = prefixes[int(number)] + rest
     return found
 

@@ -83,6 +83,7 @@ def test_place_defaults_to_this_machine_and_refuses_what_it_does_not_know(tmp_pa
             ("stages.stage2.context=8190",),
             r"stages.stage2.context = 8190 is not a multiple of layout.tensor .* = 8; the next that is: 8192",
         ),
+        (("layout.zero_stage=3",), r"layout.zero_stage = 3 .* does not go with layout.pipeline = 4 and layout.tensor = 8; set both to 1"),
         (("layout.tensor=1",), r"sequence_parallel = true has no effect with layout.tensor = 1"),
     ],
 )

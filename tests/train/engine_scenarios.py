@@ -1,6 +1,8 @@
 """Train recipes one after another, those of each world in one process group; write each one's curve and final state.
 
-Argument: a folder with `scenarios.json`, {ranks: [{"name", "overrides", "stage", "steps"}]}. Leaves the checkpoint
+Each then goes one step further, restores what it saved and repeats the step, which must give the same bits.
+
+Argument: a folder with `scenarios.json`, [[ranks, [{"name", "overrides", "stage", "steps"}]]]. Leaves the checkpoint
 `<name>` there, with `curve.json` in it.
 """
 
@@ -19,6 +21,7 @@ from trainer_run import MINI
 
 from k2.checkpoint.commit import Commit
 from k2.checkpoint.saving import Order, Saver
+from k2.checkpoint.state import StateReader
 from k2.recipe.load import load_recipe
 from k2.recipe.schema import Place
 from k2.run.receipt import Receipt, now
@@ -34,7 +37,14 @@ def train_all(folder: Path, scenarios: list[dict[str, Any]]) -> None:
         engine, read = Engine(recipe, stage), synthetic_samples(recipe, stage)
         results = [train_step(engine, recipe, stage, step, read) for step in range(1, scenario["steps"] + 1)]
         curve = {"losses": [r.loss for r in results], "grad_norms": [r.grad_norm for r in results]}
-        save(engine, folder / scenario["name"], {"curve.json": json.dumps(curve)})
+        target = folder / scenario["name"]
+        save(engine, target, {"curve.json": json.dumps(curve)})
+        unbroken = train_step(engine, recipe, stage, scenario["steps"] + 1, read)
+        dist.barrier()
+        with StateReader(target) as state:
+            engine.restore(state)
+        resumed = train_step(engine, recipe, stage, scenario["steps"] + 1, read)
+        assert (resumed.loss, resumed.grad_norm) == (unbroken.loss, unbroken.grad_norm), f"{scenario['name']} resumes elsewhere"
 
 
 def save(engine: Engine, target: Path, texts: dict[str, str]) -> None:
@@ -47,8 +57,8 @@ def save(engine: Engine, target: Path, texts: dict[str, str]) -> None:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    for ranks, scenarios in json.loads((folder / "scenarios.json").read_text()).items():
-        in_ranks(int(ranks), partial(train_all, folder, scenarios))
+    for ranks, scenarios in json.loads((folder / "scenarios.json").read_text()):
+        in_ranks(ranks, partial(train_all, folder, scenarios))
 
 
 if __name__ == "__main__":
