@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -114,10 +115,12 @@ def spans_of_row(layout: RunLayout, stage: Stage, chunk: int, row: int) -> list[
 
 def _steps_of(recipe: Recipe, layout: RunLayout, lineage: Lineage, subset: str, number: int, document: str) -> Iterator[Sight]:
     stage = lineage.now.stage
-    for place in _places(recipe, layout, stage, subset, number):
-        span = _confirmed(recipe, layout, stage, place, subset, number)
-        for branch, position, times in _trainings(lineage, place):
-            yield _sight(branch, position, span, subset, document, times)
+    for chunk, places in groupby(_places(recipe, layout, stage, subset, number), key=lambda place: place.chunk):
+        index = read_index(layout, stage.name, chunk)
+        for place in places:
+            span = _confirmed(recipe, stage, place, index, subset, number)
+            for branch, position, times in _trainings(lineage, place):
+                yield _sight(branch, position, span, subset, document, times)
 
 
 def _places(recipe: Recipe, layout: RunLayout, stage: Stage, subset: str, number: int) -> list[Place]:
@@ -143,9 +146,9 @@ def _trainings(lineage: Lineage, place: Place) -> Iterator[tuple[Branch, int, in
                 yield branch, position, times
 
 
-def _confirmed(recipe: Recipe, layout: RunLayout, stage: Stage, place: Place, subset: str, number: int) -> Span:
+def _confirmed(recipe: Recipe, stage: Stage, place: Place, index: npt.NDArray[np.int32], subset: str, number: int) -> Span:
     """What the chunk's index says of the document in that row."""
-    for span in spans_of_row(layout, stage, place.chunk, place.row):
+    for span in spans(index[_entries(index, place.row, place.row + 1)]):
         if recipe.data.subsets[span.subset].name == subset and span.document == number:
             return span
     raise BrokenOutput(
