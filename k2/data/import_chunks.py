@@ -7,8 +7,7 @@ alone. Chunk by chunk, each committed with its receipt: a killed import goes on,
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 from k2.data.chunk import chunk_name, chunk_receipt
 from k2.data.document import DataError
 from k2.data.foreign import ForeignChunk, Format, RowBlock, find_chunk
-from k2.data.imported import Columns, ImportedSubset, row_id, write_shard
+from k2.data.imported import Columns, ImportedSubset, write_shard
 from k2.data.resolve import write_stream
 from k2.recipe.load import digest
 from k2.recipe.schema import FileTokenizer, Place, Recipe, Stage
@@ -103,7 +102,7 @@ def _import(job: Import, stage: Stage, chunk: int, foreign: ForeignChunk, subset
         "samples": samples,
         "context": stage.context,
         "tokens": samples * stage.context,
-        "subsets": {name: len(columns.rows) for name, columns in sorted(writer.columns.items())},
+        "subsets": {name: columns.count for name, columns in sorted(writer.columns.items())},
         "left_out": left_out,
     }
     receipt = Receipt(
@@ -119,37 +118,36 @@ def _import(job: Import, stage: Stage, chunk: int, foreign: ForeignChunk, subset
 
 
 class _ChunkWriter:
-    """Writes one chunk's rows and index, and collects what its shards need: some hundred bytes a row."""
+    """Writes one chunk's rows, block by block, then its index; keeps what its shards need: about 60 bytes a row."""
 
     def __init__(self, recipe: Recipe, stage: Stage, subsets: dict[str, ImportedSubset]) -> None:
         self._stage, self._vocab_rows = stage, recipe.model.vocab_rows
-        self._files = {name: dict(subset.files) for name, subset in subsets.items()}
-        self._before = {name: subset.documents for name, subset in subsets.items()}
         self._numbers = {subset.name: number for number, subset in enumerate(recipe.data.subsets)}
         self._mixed = {entry.subset for entry in stage.mix}
+        self._files = {name: dict(subset.files) for name, subset in subsets.items()}
+        self._before = {name: subset.documents for name, subset in subsets.items()}
+        self._index = np.zeros((stage.samples_per_chunk, 6), "<i4")
         self.rows = 0
         self.columns: dict[str, Columns] = {}
 
     def write(self, rows_file: Path, index_file: Path, foreign: ForeignChunk) -> int:
         """Write the first rows that the chunk has room for; how many were left out."""
         left_out = 0
-        with ExitStack() as stack:
-            rows = stack.enter_context(rows_file.open("wb"))
-            index = stack.enter_context(index_file.open("wb"))
-            entries: list[tuple[int, ...]] = []
+        with rows_file.open("wb") as rows:
             for block in foreign.blocks():
                 room = min(len(block.rows), self._stage.samples_per_chunk - self.rows)
                 left_out += len(block.rows) - room
                 if room:
                     self._check(block, foreign.path)
                     rows.write(block.rows[:room].astype("<u2", copy=False).tobytes())
-                    entries += self._entries(block, room, foreign.path)
-            np.save(index, np.array(entries, "<i4").reshape(-1, 6))
+                    self._note(block, room, foreign.path)
         if self.rows < self._stage.samples_per_chunk:
             raise DataError(
                 f"{foreign.path} has {self.rows} rows, but stages.{self._stage.name} needs {self._stage.samples_per_chunk} a chunk: "
                 "lower its steps_per_chunk, or give more rows"
             )
+        with index_file.open("wb") as index:
+            np.save(index, self._index)
         return left_out
 
     def _check(self, block: RowBlock, path: Path) -> None:
@@ -157,18 +155,20 @@ class _ChunkWriter:
         if largest >= self._vocab_rows:
             raise DataError(f"{path} holds the token id {largest}, but model.vocab_rows = {self._vocab_rows}: it is of another tokenizer")
 
-    def _entries(self, block: RowBlock, room: int, path: Path) -> Iterator[tuple[int, ...]]:
-        for row, named, file, position in zip(block.rows[:room], block.subsets, block.files, block.positions, strict=False):
-            name = self._declared(named, path)
-            columns, known = self.columns.setdefault(name, Columns()), self._files[name]
-            if file not in known:
-                known[file] = len(known)
-                columns.new_files.append(file)
-            high, low = row_id(row.tobytes())
-            yield self.rows, self._numbers[name], self._before[name] + len(columns.rows), 0, 0, self._stage.context
-            columns.records.append((high, low, known[file], position, 0, 0))
-            columns.rows.append(self.rows)
-            self.rows += 1
+    def _note(self, block: RowBlock, room: int, path: Path) -> None:
+        """The index entries of the block's first `room` rows, and their part of each subset's columns."""
+        declared = {named: self._declared(named, path) for named in set(block.subsets[:room])}
+        of_row = np.array([self._numbers[declared[named]] for named in block.subsets[:room]])
+        for name in sorted(set(declared.values())):
+            there = np.flatnonzero(of_row == self._numbers[name])
+            columns = self.columns.setdefault(name, Columns())
+            first = self._before[name] + columns.count
+            entries = self._index[self.rows + there]
+            entries[:, 0], entries[:, 1], entries[:, 5] = self.rows + there, self._numbers[name], self._stage.context
+            entries[:, 2] = np.arange(first, first + len(there))
+            self._index[self.rows + there] = entries
+            columns.add(there + self.rows, block, there.tolist(), self._files[name])
+        self.rows += room
 
     def _declared(self, named: str, path: Path) -> str:
         """The recipe's subset of that published name: `starcoder.python.spm1.0` is of `starcoder`."""

@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from k2.data.encode import EncodedShard
+from k2.data.foreign import RowBlock
 from k2.data.shard import DOCUMENT, DOCUMENTS, ENDS, ShardFacts, sort_ids
 from k2.run.durable import durable_folder
 from k2.run.layout import RunLayout
@@ -22,11 +24,30 @@ _ROWS = "rows.npy"
 
 @dataclass
 class Columns:
-    """A chunk's rows of one subset: what its shard will say of them."""
+    """A chunk's rows of one subset: what its shard will say of them. `new_files` had no row of the subset before."""
 
-    records: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
+    records: list[npt.NDArray[np.void]] = field(default_factory=list)
+    rows: list[npt.NDArray[np.int32]] = field(default_factory=list)
     new_files: list[str] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return sum(len(rows) for rows in self.rows)
+
+    def add(self, rows: npt.NDArray[np.int64], block: RowBlock, there: list[int], files: dict[str, int]) -> None:
+        """These rows of the chunk, which stand at `there` in the block. `files` numbers the subset's files, and learns new ones."""
+        for number in there:
+            if block.files[number] not in files:
+                files[block.files[number]] = len(files)
+                self.new_files.append(block.files[number])
+        records = np.zeros(len(there), DOCUMENT)
+        digests = b"".join(hashlib.sha256(block.rows[number].tobytes()).digest()[:12] for number in there)  # 96 bits, as of a text
+        words = np.frombuffer(digests, [("high", ">u8"), ("low", ">u4")])
+        records["high"], records["low"] = words["high"], words["low"]
+        records["file"] = [files[block.files[number]] for number in there]
+        records["position"] = [block.positions[number] for number in there]
+        self.records.append(records)
+        self.rows.append(rows.astype("<i4"))
 
 
 @dataclass
@@ -69,14 +90,14 @@ def imported_place(layout: RunLayout, subset: str, shard: int, document: int) ->
 
 def write_shard(layout: RunLayout, recipe: str, name: str, number: int, columns: Columns, made_from: dict[str, Any]) -> None:
     """The chunk's rows as a shard of the subset. The same rows as before, if it is there already."""
-    target, count, context = layout.shard(name, number), len(columns.rows), made_from["context"]
+    target, count, context = layout.shard(name, number), columns.count, made_from["context"]
     if find_receipt(target) is not None:
         return
     facts = ShardFacts(count, count * context, 0, 0, {"plain": count}, {})
     with durable_folder(target) as folder:
-        np.save(folder / DOCUMENTS, np.array(columns.records, DOCUMENT))
+        np.save(folder / DOCUMENTS, np.concatenate(columns.records))
         np.save(folder / ENDS, np.arange(1, count + 1, dtype="<i8") * context)
-        np.save(folder / _ROWS, np.array(columns.rows, "<i4"))
+        np.save(folder / _ROWS, np.concatenate(columns.rows))
         sort_ids(folder)
         seal_folder(
             folder,
@@ -88,9 +109,3 @@ def write_shard(layout: RunLayout, recipe: str, name: str, number: int, columns:
                 facts={"made_from": {**made_from, "new_files": columns.new_files}, "counts": asdict(facts)},
             ),
         )
-
-
-def row_id(content: bytes) -> tuple[int, int]:
-    """The id of a row: the first 96 bits of the SHA-256 of its bytes."""
-    word = hashlib.sha256(content).digest()
-    return int.from_bytes(word[:8]), int.from_bytes(word[8:12])
