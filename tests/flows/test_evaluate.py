@@ -1,0 +1,90 @@
+"""Sweeps: one checkpoint's trouble holds up no other's scores, and one evaluation at a time is on a device."""
+
+import fcntl
+from pathlib import Path
+
+import pytest
+
+from flows.device import device_held
+from flows.evaluate import score_chosen, settle_scores
+from flows.run import Run
+from k2.launch.local import EvaluatorAnswer
+from k2.recipe.load import load_recipe
+from k2.recipe.schema import Place
+from k2.run.holdings import duty_folder
+from k2.run.layout import RunLayout
+from k2.run.ledger import AttemptEnded, AttemptStarted
+from k2.run.opening import create_or_open
+from k2.run.receipt import Receipt, commit_receipt_only, now, seal_folder
+
+MINI = str(Path(__file__).parents[1] / "mini.toml")
+NAMES = ("ckpt_001", "ckpt_002", "ckpt_003")
+
+
+class RecordedEvaluator:
+    """Answers as the evaluator's process does: one checkpoint cannot be exported, one has a task that was given up."""
+
+    def __init__(self, layout: RunLayout) -> None:
+        self.layout, self.asked = layout, []
+
+    def ask(self, duty: str, checkpoint: str, suite: str | None = None) -> EvaluatorAnswer:
+        self.asked.append((duty, checkpoint, suite))
+        if checkpoint == "ckpt_002":
+            return EvaluatorAnswer(id=1, ok=False, error="its logits differ", permanent=True)
+        if suite is None:
+            facts = {"failed": {"addition": "FileNotFoundError: addition.jsonl"}} if checkpoint == "ckpt_003" else {}
+            receipt = Receipt(kind=duty, name=checkpoint, recipe="r", made_at=now(), facts=facts)
+            commit_receipt_only(duty_folder(self.layout, checkpoint, duty), receipt)
+        return EvaluatorAnswer(id=1, ok=True)
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def run(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run whose first stage is trained, three checkpoints, nothing settled; no server to ask."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    recipe, layout = load_recipe(MINI), RunLayout(tmp_path / "mini")
+    create_or_open(layout, recipe, Place())
+    made = Run(recipe, Place(), layout, None, RecordedEvaluator(layout), None, said.append)  # type: ignore[arg-type]
+    made.record(
+        AttemptStarted(attempt=1, stage="stage1", checkpoint=None, first_step=1), AttemptEnded(attempt=1, outcome="completed", exit_code=0)
+    )
+    for number, name in enumerate(NAMES, 1):
+        layout.checkpoint(name).mkdir(parents=True)
+        facts = {"kind": "chunk", "stage": "stage1", "step": 8 * number, "tokens": 1}
+        seal_folder(layout.checkpoint(name), Receipt(kind="checkpoint", name=name, recipe="r", made_at=now(), facts=facts))
+    return made
+
+
+def test_a_checkpoint_that_fails_is_told_and_the_others_are_scored(run: Run, said: list[str]) -> None:
+    scored, failed = settle_scores(run)
+    assert scored == ["ckpt_001", "ckpt_003"]
+    assert failed == {"ckpt_002": "EvaluationRefused: its logits differ"}
+    assert ("evaluated", "ckpt_002", None) not in run.evaluator.asked  # type: ignore[attr-defined]
+    assert "ckpt_003: the task addition failed three times and is left out: FileNotFoundError: addition.jsonl" in said
+    before = len(run.evaluator.asked)  # type: ignore[attr-defined]
+    assert settle_scores(run, ("ckpt_001", "ckpt_003")) == ([], {})
+    assert len(run.evaluator.asked) == before  # type: ignore[attr-defined]
+
+
+def test_chosen_checkpoints_are_scored_with_chosen_suites(run: Run) -> None:
+    for suite in ("k2_tiny", "k2_21"):
+        commit_receipt_only(run.layout.suite(suite), Receipt(kind="suite", name=suite, recipe="r", made_at=now()))
+    scored, failed = score_chosen(run, ("ckpt_001", "ckpt_002"), ("k2_tiny", "k2_21"))
+    assert scored == ["ckpt_001"]
+    assert set(failed) == {"ckpt_002 with k2_tiny", "ckpt_002 with k2_21"}
+    asked = run.evaluator.asked  # type: ignore[attr-defined]
+    assert [(name, suite) for duty, name, suite in asked if duty == "evaluated"] == [("ckpt_001", "k2_tiny"), ("ckpt_001", "k2_21")]
+
+
+def test_a_device_evaluates_one_thing_at_a_time(tmp_path: Path) -> None:
+    with device_held(tmp_path, Place(device="cpu")) as name:
+        lock = tmp_path / f".evaluating-on-{name}"
+        with lock.open("ab") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with lock.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
