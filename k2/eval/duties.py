@@ -116,7 +116,7 @@ class Evaluator:
             elif len(tried) >= MOST_ATTEMPTS:
                 tally.failed[task.name] = tried[-1].error
             else:
-                model = model or load_scored_model(self._layout, checkpoint, self._tokenizer)
+                model = model or load_scored_model(self._layout, checkpoint, self._tokenizer, self._place.evaluator_device)
                 self._try(checkpoint, suite, task, model, export, tally)
 
     def _try(self, checkpoint: str, suite: str, task: SuiteTask, model: ScoredModel, export: str, tally: Tally) -> None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from k2.eval.answers import QUESTIONS, SAMPLES, questions_of, sample_output, write_lines
 from k2.eval.harness import HARNESS, LoadedTask, ScoredModel, evaluate_task
@@ -19,6 +19,9 @@ from k2.recipe.schema import Recipe
 from k2.run.durable import durable_folder, remove_folder
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, find_receipt, now, read_receipt, seal_folder
+from k2.tokenizer import Tokenizer
+
+Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -33,18 +36,24 @@ class ScoringPlace:
         return str(self.suite.facts["data"][task.task.data_set]) if task.task.data_set else self.suite.digest
 
 
-def load_scored_model(layout: RunLayout, name: str, tokenizer: Any) -> ScoredModel:
+def load_scored_model(layout: RunLayout, name: str, tokenizer: Tokenizer, device: Device = "cpu") -> ScoredModel:
     """The exported checkpoint, ready to be asked."""
     export = read_receipt(layout.export(name))
-    return ScoredModel(load_exported(layout.export(name)), tokenizer, int(export.facts["context"]))
+    return ScoredModel(load_exported(layout.export(name), device), tokenizer, int(export.facts["context"]))
 
 
-def load_exported(folder: Path) -> Any:
-    """The exported model on a CPU in float32, whatever it is stored in: faster there than bfloat16, and no less exact."""
+def load_exported(folder: Path, device: Device = "cpu") -> Any:
+    """The exported model: on a CPU in float32, whatever it is stored in, which is faster there than bfloat16 and no less exact; on a CUDA
+    device as it is stored. `ValueError` where there is no such device."""
     import torch
     from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "the place says evaluator_device = cuda, and no CUDA device is to be seen here (device = cpu would hide it): set it to cpu"
+        )
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32 if device == "cpu" else "auto", attn_implementation="sdpa")
+    return model.to(device).eval()
 
 
 def find_task_scores(layout: RunLayout, name: str, suite: Receipt, task: str) -> Receipt | None:

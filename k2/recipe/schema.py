@@ -443,6 +443,9 @@ class Place(Part):
         default="beside", description="checkpoints are written beside the next steps, or the training waits for them"
     )
     evaluator_niceness: Annotated[int, Field(ge=0, le=19)] = 10
+    evaluator_device: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="what scores checkpoints; cuda where no training of the machine needs the device's memory"
+    )
     benchmarks_dir: str | None = Field(default=None, description="folder of the benchmarks' data sets, as `k2 eval fetch` fills it")
     run_generated_code: bool = Field(default=False, description="score tasks that run programs written by the model, each in its own jail")
     data_dir: str = Field(default=".", description="folder under which `files` sources and tokenizers lie")

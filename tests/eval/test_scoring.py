@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from k2.eval.duties import Evaluator, TasksFailed
 from k2.eval.jail import jail_missing
@@ -146,6 +147,15 @@ def test_programs_are_run_where_the_place_allows_it(recipe: Recipe, layout: RunL
     first = json.loads(lines[0])
     assert len(first["responses"][0]) == 4
     assert all(program.startswith("def add(a, b):\n    return") for program in first["responses"][0])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there_is_refused(recipe: Recipe, layout: RunLayout, save_checkpoint: Callable[..., None]) -> None:
+    save_checkpoint("ckpt_001")
+    evaluator = Evaluator(recipe, layout, Place(evaluator_device="cuda"))
+    evaluator.settle("ckpt_001", "exported")
+    with pytest.raises(ValueError, match="no CUDA device is to be seen here"):
+        evaluator.settle("ckpt_001", "evaluated")
 
 
 def test_no_export_no_scores(recipe: Recipe, layout: RunLayout, save_checkpoint: Callable[..., None]) -> None:
