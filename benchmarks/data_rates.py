@@ -42,6 +42,8 @@ HERE = Path(__file__).parent
 PEERS = ("datatrove[io]>=0.10,<0.11", "tokenizers>=0.22,<0.24", "orjson>=3.11,<4")
 FILES = 4  # datatrove shares work out by files
 CONTEXT, CHUNKS, BATCH = 2048, 8, 4
+_BATCH = 256  # documents that are encoded at once
+_EVERY = 4  # of these batches one is given to `tokenizers`, the slowest: its rate is known from that
 RECIPE = """
 name = "rates"
 description = "Written by benchmarks/data_rates.py"
@@ -154,16 +156,18 @@ def compare_tokenization(tokenizer: Tokenizer, texts: list[str]) -> tuple[bool, 
     fast = HuggingFace.from_file(str(tokenizer.model_file.parent / "plain.json"))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer.encode_batch(["to open the encoder"])
-    batches = [texts[first : first + 256] for first in range(0, len(texts), 256)]
+    batches = [texts[first : first + _BATCH] for first in range(0, len(texts), _BATCH)]
     reference, sentencepiece_cost = encode_all(batches, lambda batch: pieces.encode(batch, num_threads=1))
     ours, our_cost = encode_all(batches, tokenizer.encode_batch)
-    theirs, their_cost = encode_all(batches, lambda batch: [e.ids for e in fast.encode_batch_fast(batch, add_special_tokens=False)])
+    every = batches[::_EVERY]
+    theirs, their_cost = encode_all(every, lambda batch: [e.ids for e in fast.encode_batch_fast(batch, add_special_tokens=False)])
     same = all(np.array_equal(one, other) for one, other in zip(reference, ours, strict=True))
-    same_there = all(np.array_equal(one, other) for one, other in zip(reference, theirs, strict=True))
+    of_every = [one for first in range(0, len(texts), _BATCH * _EVERY) for one in reference[first : first + _BATCH]]
+    same_there = all(np.array_equal(one, other) for one, other in zip(of_every, theirs, strict=True))
     table(
         "Tokenization, one thread",
         {"K2 Pipeline": our_cost, "sentencepiece": sentencepiece_cost, "tokenizers": their_cost},
-        f"ids equal to sentencepiece's on every document: K2 Pipeline {same}, tokenizers {same_there}",
+        f"ids equal to sentencepiece's on every document: K2 Pipeline {same}, tokenizers {same_there} (on a quarter of them)",
     )
     return same, sentencepiece_cost.tokens
 

@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from ipaddress import ip_address
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from k2.data.document import DataError
 from k2.data.store import SourceFile, SourceUnavailable, Store
@@ -154,7 +156,7 @@ def _s3_client() -> Any:
     from botocore import UNSIGNED
     from botocore.config import Config
 
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = _endpoint("AWS_ENDPOINT_URL_S3") or _endpoint("AWS_ENDPOINT_URL")
     signed = any(os.environ.get(name) for name in _CREDENTIALS)
     config = Config(
         signature_version="s3v4" if signed else UNSIGNED,
@@ -169,7 +171,7 @@ def _s3_client() -> Any:
 
 
 def _hub_files() -> Any:
-    endpoint = (os.environ.get("HF_ENDPOINT") or _PUBLIC_HUB).rstrip("/")
+    endpoint = (_endpoint("HF_ENDPOINT") or _PUBLIC_HUB).rstrip("/")
     if endpoint != _PUBLIC_HUB:
         os.environ["HF_HUB_DISABLE_XET"] = "1"  # the Xet protocol exists on the public Hub alone
     from huggingface_hub import HfFileSystem, constants
@@ -177,6 +179,26 @@ def _hub_files() -> Any:
     if endpoint != _PUBLIC_HUB:
         constants.HF_HUB_DISABLE_XET = True  # someone may have imported the library before
     return HfFileSystem(endpoint=endpoint, token=os.environ.get("HF_TOKEN") or False, skip_instance_cache=True)
+
+
+def _endpoint(variable: str) -> str | None:
+    """The endpoint in the environment, if there is one. Link-local addresses are where clouds hand out a machine's own secrets."""
+    value = os.environ.get(variable)
+    if not value:
+        return None
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or _is_link_local(parts.hostname):
+        raise DataError(
+            f"{variable} is no endpoint of a store, it leads to {parts.hostname or 'no host'}: write http(s)://host[:port] of one"
+        )
+    return value
+
+
+def _is_link_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_link_local
+    except ValueError:
+        return False
 
 
 def _again(read: Callable[[], T], broken: tuple[type[Exception], ...]) -> T:

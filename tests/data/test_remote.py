@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from backports import zstd
+from fault_proxy import Fault, FaultProxy
 
 from k2.data.document import DataError, Found
 from k2.data.remote import _opened, glob_pattern
@@ -108,9 +109,33 @@ def test_a_store_that_cannot_be_reached_drops_nothing(monkeypatch):
     assert "canary-secret" not in str(unreachable.value)
 
 
+def test_what_a_network_does_to_s3_is_outlived_or_said(bucket, s3, monkeypatch):
+    source = FilesSource(pattern=f"{bucket}/a.jsonl")
+    with FaultProxy(s3.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        _opened.cache_clear()
+        (piece,) = cut(list_source(source, PLACE), 1 << 40)
+        for kind in ("cut answer", "error", "reset"):
+            proxy.faults.append(Fault(kind, "GET", r"a\.jsonl", times=1))
+            assert [found.text for found in read_piece(source, PLACE, piece)] == TEXTS
+        assert len(proxy.met) == 3
+        proxy.faults.append(Fault("cut answer", "GET", r"a\.jsonl", times=100))
+        with pytest.raises(SourceUnavailable, match="nothing was dropped, try again"):
+            list(read_piece(source, PLACE, piece))
+
+
+def test_an_endpoint_that_would_tell_a_machines_secrets_is_refused(monkeypatch):
+    for endpoint in ("http://169.254.169.254", "http://[fe80::1]:9000", "file:///etc"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        for pattern in ("s3://bucket/x.jsonl", "hf://datasets/a/b/x.jsonl"):
+            with pytest.raises(DataError, match=r"ENDPOINT.* is no endpoint of a store"):
+                list_source(FilesSource(pattern=pattern), PLACE)
+
+
 def test_an_answer_of_the_hub_that_breaks_off_is_asked_for_again(repository, hub):
     source = FilesSource(pattern=f"{repository}/a.jsonl")
-    hub.fail(r"GET /datasets/llm/corpus/resolve/.*a\.jsonl", status=0, times=2)
+    hub.fail(r"GET /datasets/llm/corpus/resolve/.*a\.jsonl", status=0)
     assert len(read_all(source, 1 << 40)) == len(TEXTS)
 
 
