@@ -5,9 +5,7 @@ Readers yield `Found` and `Dropped`; nothing is passed over without a reason tha
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 _ID_DIGITS = 24  # 96 bits: two of 10^9 documents share an id with a chance of 10^-11
 
@@ -71,10 +69,3 @@ def cut_to_bytes(text: str, limit: int) -> str:
         return text
     fits = encoded[:limit].decode("utf-8", "ignore")
     return fits[: fits.rfind("\n") + 1] or fits
-
-
-def read_documents(path: Path) -> Iterator[Document]:
-    """The documents that `Document.line` wrote, in order."""
-    with path.open("rb") as file:
-        for line in file:
-            yield Document(**json.loads(line))
