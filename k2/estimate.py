@@ -1,7 +1,7 @@
 """What a recipe would take, before anything starts: parameters, steps, bubble, memory, FLOPs, days, energy, bytes.
 
 A recipe enters, a `Plan` leaves; nothing is run, read or loaded. Memory is an estimate by formula (Korthikanti et
-al. 2022, without recomputation and with an attention that stores no square); everything else is exact arithmetic.
+al. 2022, with the recipe's recomputation and with an attention that stores no square); everything else is exact arithmetic.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from k2.model.count import Attention, ParameterCount, count_parameters, flops_per_token
-from k2.recipe.schema import Layout, Model, Recipe, Stage
+from k2.recipe.schema import Layout, Model, Recipe, Recompute, Stage
 
 ASSUMED_MFU = 0.40  # of a recipe that declares no days: what tuned codes of the field reach on one node and on hundreds
 _SECONDS_A_DAY = 86_400
@@ -55,7 +55,7 @@ class Memory(_Part):
     weights: int
     gradients: int
     optimizer: int = Field(description="fp32 master and two moments, sharded over the data ranks")
-    activations: int = Field(description="of all micro-batches in flight, without recomputation")
+    activations: int = Field(description="of all micro-batches in flight, with the recipe's recomputation")
     logits: int
     total: int
 
@@ -194,24 +194,30 @@ def _memory_in(recipe: Recipe, pipeline_rank: int, count: ParameterCount, stage:
     held = -(-held // layout.tensor)
     in_flight = min(layout.pipeline - pipeline_rank, layout.micro_batches(stage))  # 1F1B: the first rank holds most
     micro_tokens = stage.micro_batch_samples * stage.context
+    in_layers = in_flight * model.layers // layout.pipeline
+    at_work = _layer_bytes_per_token(model, layout, "none") if layout.recompute == "full" else 0  # the block that is computed again
     parts = {
-        "weights": held * _WEIGHT_BYTES[layout.precision],
-        "gradients": held * _GRADIENT_BYTES,
+        "weights": -(-held * _WEIGHT_BYTES[layout.precision] // (layout.data if layout.zero_stage == 3 else 1)),
+        "gradients": -(-held * _GRADIENT_BYTES // (layout.data if layout.zero_stage > 1 else 1)),
         "optimizer": -(-held * _OPTIMIZER_BYTES // layout.data),
-        "activations": in_flight * micro_tokens * model.layers // layout.pipeline * _layer_bytes_per_token(model, layout),
+        "activations": micro_tokens * (in_layers * _layer_bytes_per_token(model, layout, layout.recompute) + at_work),
         "logits": last * micro_tokens * model.vocab_rows // layout.tensor * (_WEIGHT_BYTES[layout.precision] + 4),  # and once in fp32
     }
     return Memory(pipeline_rank=pipeline_rank, stage=stage.name, total=sum(parts.values()), **parts)
 
 
-def _layer_bytes_per_token(model: Model, layout: Layout) -> int:
+def _layer_bytes_per_token(model: Model, layout: Layout, recompute: Recompute) -> int:
     """What one layer keeps of one token for its backward pass.
 
     Inputs and outputs of the two norms (4 h, sharded only with sequence parallelism); query, key, value and the
     attention's output (4 h); gate, up, SiLU and their product (4 f), the latter two sharded over the tensor ranks.
+    Selective recomputation keeps gate and up alone of the last (2 f), full the layer's input (h).
     """
-    numbers = 4 * model.hidden // (layout.tensor if layout.sequence_parallel else 1)
-    numbers += (4 * model.hidden + 4 * model.ffn) // layout.tensor
+    stream = layout.tensor if layout.sequence_parallel else 1
+    if recompute == "full":
+        return model.hidden // stream * _WEIGHT_BYTES[layout.precision]
+    of_mlp = 2 if recompute == "selective" else 4
+    numbers = 4 * model.hidden // stream + (4 * model.hidden + of_mlp * model.ffn) // layout.tensor
     return numbers * _WEIGHT_BYTES[layout.precision]
 
 
@@ -254,7 +260,7 @@ def _memory_lines(planned: Plan) -> list[str]:
     fullest = planned.memory_bytes_per_rank
     parts = fullest.model_dump(include={"weights", "gradients", "optimizer", "activations", "logits"})
     where = f"pipeline rank {fullest.pipeline_rank}, {fullest.stage}"
-    title = f"Memory of the fullest of {planned.ranks} ranks ({where}; estimated, without recomputation)"
+    title = f"Memory of the fullest of {planned.ranks} ranks ({where}; estimated)"
     return [title, *(f"  {name:<28} {_size(value):>12}" for name, value in (parts | {"total": fullest.total}).items())]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from k2.estimate import Plan, describe, plan
+from k2.estimate import Memory, Plan, describe, plan
 from k2.recipe.load import load_recipe
 
 CONTRACT = {
@@ -143,3 +143,15 @@ def test_the_table_for_the_terminal_prints_the_reports_figures(k2: Plan) -> None
     ):
         assert figure in text
     assert max(len(line) for line in text.splitlines()) <= 120
+
+
+def test_recomputation_and_zero_take_what_they_save() -> None:
+    def memory(*overrides: str) -> Memory:
+        return plan(load_recipe("k2_1b", overrides)).memory_bytes_per_rank
+
+    whole, selective, full = (memory(f'layout.recompute="{kind}"') for kind in ("none", "selective", "full"))
+    assert whole.activations > selective.activations > 5 * full.activations > 0
+    assert (whole.weights, whole.optimizer) == (full.weights, full.optimizer)
+    one, two, three = (memory("layout.data=2", f"layout.zero_stage={stage}") for stage in (1, 2, 3))
+    assert (two.gradients, two.weights) == (one.gradients // 2, one.weights)
+    assert (three.gradients, three.weights) == (one.gradients // 2, one.weights // 2)
