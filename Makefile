@@ -7,6 +7,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= demo
+TOGETHER ?= -n 2 --dist loadfile
 
 .PHONY: demo test unit journeys golden lint clean
 
@@ -16,10 +17,10 @@ demo: $(VENV)/.installed
 test: lint unit
 
 unit: $(VENV)/.test-installed .venv-s3/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TOGETHER)
 
 journeys: $(VENV)/.test-installed .venv-s3/.installed
-	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 900
+	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 900 $(TOGETHER)
 
 golden: $(VENV)/.test-installed
 	$(BIN)/python -m pytest tests/journey/test_golden.py -m slow --regenerate-golden

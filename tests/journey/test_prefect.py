@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.request import Request, urlopen
 
+import prefect_api
 import pytest
 from machine import LONGER, MINI, Machine, read_or_empty, wait_until
 
@@ -17,9 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def ask(url: str, path: str, body: object = None) -> Any:
-    content = None if body is None else json.dumps(body).encode()
-    with urlopen(Request(f"{url}/api{path}", content, {"content-type": "application/json"}), timeout=30) as answer:
-        return json.load(answer)
+    return prefect_api.ask(f"{url}/api", path, body)
 
 
 def server_processes(machine: Machine) -> list[int]:

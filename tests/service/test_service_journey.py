@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import prefect_api
 import pytest
 import yaml
 
@@ -52,10 +53,7 @@ class Site:
         return strays(f"service:{self.runs_dir.resolve() / '.server'}")
 
     def ask(self, path: str, body: object = None, headers: dict[str, str] | None = None) -> Any:
-        content = None if body is None else json.dumps(body).encode()
-        request = Request(f"{self.service.api_url}{path}", content, {"content-type": "application/json", **(headers or {})})
-        with urlopen(request, timeout=20) as answer:
-            return json.load(answer)
+        return prefect_api.ask(self.service.api_url, path, body, headers)
 
     def trigger(self, name: str, parameters: object) -> str:
         deployment = self.ask(f"/deployments/name/{name}/{name}")
