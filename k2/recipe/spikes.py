@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from k2.recipe.part import Count, Fraction, Part, Positive
 
 Shift = Literal["chunk", "schedule"]
+Malignant = Literal["malignant.long", "malignant.train", "malignant.creep", "nonfinite", "bad_resume"]
 
 _WINDOWS_PERSISTENCE = 100
 
@@ -72,7 +73,7 @@ class Spikes(Part):
     max_rollbacks_in_region: Annotated[int, Field(ge=0)] = Field(default=3, description="the 104B and Marin: three attempts never helped")
     max_rollbacks: Annotated[int, Field(ge=0)] = Field(default=10, description="of a run; then it stops and asks")
     max_fruitless_cycles: Count = Field(default=3, description="rollbacks in a row without a new highest accepted step; then it asks")
-    asks_about: tuple[str, ...] = Field(default=("malignant.creep",), description="kinds that a policy never answers alone (4.1)")
+    asks_about: tuple[Malignant, ...] = Field(default=("malignant.creep",), description="kinds that a policy never answers alone (4.1)")
     third_remedy: Literal["learning_rate", "clip"] = Field(default="learning_rate", description="what the third rollback changes besides")
     third_needs_approval: bool = Field(default=True, description="whether a person must agree to the third")
     learning_rate_remedy: Fraction = Field(default=0.9, description="the rate is multiplied by it (OPT-175B: a tenth less)")

@@ -179,3 +179,8 @@ def test_no_probe_where_it_could_not_tell(with_spikes: Callable[..., Recipe]) ->
         assert wanted_probe(recipe, [FIRST], usual(recipe), opened(1, 291, kind=kind)) is None
     assert wanted_probe(recipe, [FIRST, *rolled_back(1, 291)], usual(recipe), opened(2, 291, attempt=2)) is None
     assert wanted_probe(with_spikes(), [FIRST], usual(recipe), opened(1, 291)) is None
+
+
+def test_a_kind_that_no_verdict_has_is_refused(with_spikes: Callable[..., Recipe]) -> None:
+    with pytest.raises(ValueError, match=r"asks_about"):
+        with_spikes('asks_about=["creep"]')
