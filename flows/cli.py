@@ -173,6 +173,13 @@ def _add_checkpoint_commands(commands: "argparse._SubParsersAction[argparse.Argu
     evaluate.add_argument("--to", type=Path, metavar="DIR", help="fetch: the folder to fill, for the place's benchmarks_dir")
     evaluate.add_argument("--from", dest="source", metavar="WHERE", help="fetch: a mirror's address or a folder (default: the Hub)")
     evaluate.add_argument("--offline", action="store_true", help="fetch: get nothing, only say what is there and what is missing")
+    restore = _command(commands, "restore", "a published checkpoint into a new run directory, ready to train on", "checkpoints.restore")
+    restore.add_argument(
+        "source", metavar="FROM", help="a target that was published to, or one checkpoint there: s3://bucket/prefix/ckpt_008"
+    )
+    restore.add_argument("--run", required=True, help="name of the new run")
+    restore.add_argument("--checkpoint", metavar="CKPT", help="which checkpoint (default: the newest that is published there)")
+    restore.add_argument("--place", metavar="FILE", help="TOML file that says where the run happens")
     publish = _command(commands, "publish", "upload what is unpublished, and compare every digest", "checkpoints.publish")
     publish.add_argument("run")
     publish.add_argument("--checkpoint", action="append", default=[], help="only these (default: all)")

@@ -5,11 +5,13 @@ import re
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from flows.cli import main
+import flows.commands
+from flows.cli import build_parser, main
 
 MINI = str(Path(__file__).parents[1] / "mini.toml")
 
@@ -93,3 +95,17 @@ def test_a_command_without_torch_starts_in_half_a_second() -> None:
         seconds.append(time.perf_counter() - begun)
     print(f"k2 runs takes {min(seconds):.2f} s")
     assert min(seconds) < 2.0  # the goal is 0.5 s on an idle machine; a shared one gets room
+
+
+def test_every_command_that_is_written_is_declared(capsys: pytest.CaptureFixture[str]) -> None:
+    """A command's function says its name; a merge once took a declaration away and left the function."""
+    modules = [import_module(f"flows.commands.{path.stem}") for path in Path(flows.commands.__file__).parent.glob("[a-z]*.py")]
+    said = {
+        f.__doc__.split("\n")[0] for module in modules for f in vars(module).values() if (getattr(f, "__doc__", "") or "").startswith("k2 ")
+    }
+    assert {"k2 restore", "k2 data seen", "k2 verify-resume"} <= said
+    for name in sorted(said):
+        with pytest.raises(SystemExit) as left:
+            build_parser().parse_args([*name.split()[1:], "--help"])
+        assert left.value.code == 0, name
+    capsys.readouterr()
