@@ -78,6 +78,35 @@ def test_skipped_steps_are_not_trained_and_nothing_else_moves(healed: Machine) -
     assert [c["step"] for c in status["checkpoints"]] == [40, 80, 120, 4]  # type: ignore[attr-defined, index]
 
 
+def test_a_document_leads_to_its_step_and_back_on_both_branches(healed: Machine) -> None:
+    """The spiked branch stays readable beside the one that went on; what was trained is what the raw text gives."""
+    [skipped] = [f for f in read_facts(healed.layout("mini").ledger) if isinstance(f, StepsSkipped)]
+    stage1 = json.loads(healed.k2("data", "order", "mini", "--json").stdout)["stages"][0]
+    spiked, healthy = stage1["branches"]
+    assert (spiked["abandoned_from"], spiked["stands_until"]) == (skipped.first_step, skipped.first_step - 1)
+    assert (healthy["first_step"], healthy["stands_until"], healthy["abandoned_from"]) == (skipped.first_step, 120, None)
+    assert stage1["skipped"] == [[skipped.first_step, skipped.last_step]]
+
+    given_up = ("--stage", "stage1", "--step", str(skipped.first_step))
+    assert seen(healed, *given_up) == []
+    once = seen(healed, *given_up, "--attempt", str(spiked["attempt"]))
+    assert {s["attempt"] for s in once} == {spiked["attempt"]}
+    after = seen(healed, "--stage", "stage1", "--step", str(skipped.last_step + 1))
+    assert {s["attempt"] for s in after} == {healthy["attempt"]}
+    assert after[0] in seen(healed, "--document", str(after[0]["document"]))
+    assert after[0] not in seen(healed, "--document", str(after[0]["document"]), "--until", "ckpt_001")
+
+    verified = healed.k2("data", "verify", "mini", "--steps", "3", "--json")
+    assert verified.returncode == 0, verified.stdout
+    assert json.loads(verified.stdout)["rederived"]["rows"] >= 6
+
+
+def seen(machine: Machine, *question: str) -> list[dict[str, object]]:
+    done = machine.k2("data", "seen", "mini", *question, "--json")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 def test_the_evidence_is_kept_and_published(healed: Machine) -> None:
     layout = healed.layout("mini")
     folder, kept = layout.incident(1), layout.kept(1)
