@@ -111,9 +111,9 @@ def main() -> int:
     parser.add_argument("--peers", type=Path, help="the Python of an environment that has datatrove")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = asked.keep or Path(temporary)
+        folder = (asked.keep or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        same = run(folder, asked.megabytes, asked.workers, asked.peers or install_peers())
+        same = run(folder, asked.megabytes, asked.workers, (asked.peers or install_peers()).absolute())
     return 0 if same else 1
 
 
@@ -218,18 +218,25 @@ def build(folder: Path, corpus: Path, tokenizer: Tokenizer, workers: int, num_to
     place.write_text(f'data_dir = "{corpus}"\nworkers = {workers}\n', "utf-8")
     (corpus / MODEL_FILE).write_bytes(tokenizer.model_file.read_bytes())
     command = [sys.executable, "-c", "from flows.cli import entry; entry()", "data", "build", str(recipe)]
+    command += ["--out", str(folder / "built"), "--place", str(place)]
     with measured(resource.RUSAGE_CHILDREN) as clock:
-        subprocess.run(
-            [*command, "--out", str(folder / "built"), "--place", str(place)], check=True, cwd=HERE.parent, stdout=subprocess.DEVNULL
-        )
+        said_by(command)
     facts = read_receipt(RunLayout(folder / "built").stream("text")).facts
     return Cost(facts["tokens"], clock.cpu_seconds, clock.wall_seconds)
 
 
 def peer(command: list[str]) -> Cost:
     with measured(resource.RUSAGE_CHILDREN) as clock:
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        said = said_by(command)
     return Cost(json.loads(said.splitlines()[-1])["tokens"], clock.cpu_seconds, clock.wall_seconds)
+
+
+def said_by(command: list[str]) -> str:
+    """What the command printed. When it fails, its last words end the benchmark."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=HERE.parent)
+    if done.returncode:
+        sys.exit(f"{command[:3]} failed with {done.returncode}:\n{done.stderr[-2000:]}")
+    return done.stdout
 
 
 def stream_of(folder: Path) -> Any:
