@@ -145,9 +145,14 @@ def settle(run: Run, action: Settle) -> Receipt:
 
 def score_with(run: Run, checkpoint: str, suite: str) -> None:
     """Score a checkpoint with a suite that the recipe need not ask for: the suite is built and the checkpoint exported where it is not."""
+    from k2.eval.scores import is_scored
     from k2.eval.suite import build_suite
+    from k2.eval.tasks import tasks_of
 
-    build_suite(run.recipe, run.place, run.layout, suite)
+    built = build_suite(run.recipe, run.place, run.layout, suite)
+    owed = [task.name for task in tasks_of(suite) if run.place.run_generated_code or not task.executes_code]
+    if is_scored(run.layout, checkpoint, built, owed):  # nothing is started for what is done
+        return
     if find_receipt(run.layout.export(checkpoint)) is None:
         settle(run, Settle(checkpoint, "exported"))
     _raise_refused(run.evaluator.ask("evaluated", checkpoint, suite=suite))

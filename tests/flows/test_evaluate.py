@@ -8,6 +8,7 @@ import pytest
 from flows.device import device_held
 from flows.evaluate import score_chosen, settle_scores
 from flows.run import Run
+from k2.eval.tasks import tasks_of
 from k2.launch.local import EvaluatorAnswer
 from k2.recipe.load import load_recipe
 from k2.recipe.schema import Place
@@ -79,6 +80,22 @@ def test_chosen_checkpoints_are_scored_with_chosen_suites(run: Run) -> None:
     assert set(failed) == {"ckpt_002 with k2_tiny", "ckpt_002 with k2_21"}
     asked = run.evaluator.asked  # type: ignore[attr-defined]
     assert [(name, suite) for duty, name, suite in asked if duty == "evaluated"] == [("ckpt_001", "k2_tiny"), ("ckpt_001", "k2_21")]
+
+
+def test_a_second_sweep_asks_nothing(run: Run) -> None:
+    layout = run.layout
+    suite = commit_receipt_only(layout.suite("k2_tiny"), Receipt(kind="suite", name="k2_tiny", recipe="r", made_at=now()))
+    export = commit_receipt_only(layout.export("ckpt_001"), Receipt(kind="export", name="ckpt_001", recipe="r", made_at=now()))
+    tasks = [task.name for task in tasks_of("k2_tiny") if not task.executes_code]
+    for task in tasks:
+        assert score_chosen(run, ("ckpt_001",), ("k2_tiny",)) == (["ckpt_001"], {})  # one is still unscored: it asks
+        inputs = {"export": export.digest, "suite": suite.digest}
+        receipt = Receipt(kind="task_scores", name="ckpt_001", recipe="r", made_at=now(), inputs=inputs)
+        commit_receipt_only(layout.task_scores("ckpt_001", "k2_tiny", task), receipt)
+    asked = run.evaluator.asked  # type: ignore[attr-defined]
+    assert len(asked) == len(tasks)
+    assert score_chosen(run, ("ckpt_001",), ("k2_tiny",)) == (["ckpt_001"], {})
+    assert len(asked) == len(tasks)
 
 
 def test_a_device_evaluates_one_thing_at_a_time(tmp_path: Path) -> None:
