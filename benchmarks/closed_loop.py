@@ -23,7 +23,7 @@ from statistics import fmean
 
 from k2.recipe.load import load_recipe
 from k2.run.layout import RunLayout
-from k2.run.ledger import IncidentDecided, IncidentOpened, read_facts
+from k2.run.ledger import IncidentDecided, IncidentOpened, ResumeRefused, read_facts
 from k2.run.records import accepted_records, branches
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
@@ -94,8 +94,7 @@ HEAD = f"{'seed':>4} {'kind':9} {'loop':7} {'finished':9} {'asked':>6} {'nats':>
 def run_one(folder: Path, seed: int, kind: str, faults: Sequence[str]) -> tuple[RunLayout, int, float]:
     """One run to its end: its directory, exit code and seconds."""
     recipe = folder / f"{kind}-{seed}.toml"
-    text = (TESTS / "mini.toml").read_text("utf-8") + "".join(f'\n[[faults]]\nstage = "stage1"\n{one}' for one in faults)
-    recipe.write_text(text, "utf-8")
+    recipe.write_text(one_stage_recipe() + "".join(f'\n[[faults]]\nstage = "stage1"\n{one}' for one in faults), "utf-8")
     place = folder / "place.toml"
     place.write_text(f'data_dir = "{TESTS / "corpus"}"\nwandb_mode = "disabled"\n', "utf-8")
     layout = RunLayout(folder / "runs" / f"{kind}-{seed}")
@@ -109,6 +108,13 @@ def run_one(folder: Path, seed: int, kind: str, faults: Sequence[str]) -> tuple[
     return layout, done.returncode, time.monotonic() - began
 
 
+def one_stage_recipe() -> str:
+    """The tests' recipe without its second stage, which would only take time."""
+    text = (TESTS / "mini.toml").read_text("utf-8")
+    start = text.index('[[stages]]\nname = "stage2"')
+    return text[:start] + text[text.index("[layout]") :]
+
+
 def examine(seed: int, kind: str, ended: tuple[RunLayout, int, float], level: float) -> Row:
     """The run's row. `level` is the mean loss of the undisturbed run's last steps."""
     layout, code, seconds = ended
@@ -117,9 +123,10 @@ def examine(seed: int, kind: str, ended: tuple[RunLayout, int, float], level: fl
     decided = [fact for fact in facts if isinstance(fact, IncidentDecided)]
     trained = sum(len(records) for records in branches(layout, facts, "stage1").values())
     counted = len(accepted_records(layout, facts, "stage1"))
-    limit = len(opened) * (2 * INTERVAL + 250 * PERSISTENCE // 100)
+    refused = [fact for fact in facts if isinstance(fact, ResumeRefused)]
+    limit = (len(opened) + len(refused)) * (2 * INTERVAL + 250 * PERSISTENCE // 100)
     asked = len(opened) - len(decided) + sum(fact.who != "policy" for fact in decided)
-    kinds = tuple(fact.kind for fact in opened)
+    kinds = (*(fact.kind for fact in opened), *("bad resume" for _ in refused))
     return Row(seed, kind, code == 0, asked, kinds, last_level(layout) - level, trained - counted, limit, seconds)
 
 
