@@ -1,8 +1,9 @@
 """The loop closes: spikes provoked for real in miniature runs, healed without anyone, their cost counted.
 
 For each seed one run that nothing disturbs, and one a kind of spike. A row says whether the run finished, whether nobody was
-asked, how far its loss stands from the undisturbed run's over the last steps, and how many steps were trained in vain. The
-limit for these is 2 checkpoint intervals and 250 steps an incident, the latter scaled as every window is.
+asked, how far its loss stands above the undisturbed run's over the last steps, and how many steps were trained in vain. A level
+is back where the detector would not call it raised (a run that skipped steps has trained less, and in a miniature that
+shows). The limit for steps in vain is 2 checkpoint intervals and 250 steps an incident, the latter scaled as every window is.
 
     python benchmarks/closed_loop.py --seeds 20 --jobs 2          all kinds, about an hour
     python benchmarks/closed_loop.py --seed 7 --kinds nan         one run and its reference
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 from k2.recipe.load import load_recipe
 from k2.run.layout import RunLayout
@@ -28,18 +29,19 @@ from k2.run.records import accepted_records, branches
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 K2 = Path(sys.executable).parent / "k2"
-STEPS, SPIKE, INTERVAL, PERSISTENCE = 240, 101, 10, 8
+STEPS, SPIKE, INTERVAL, PERSISTENCE = 360, 121, 10, 8
 OVERRIDES = (
     f"stages.stage1.steps_per_chunk={STEPS // 3}",
     f"checkpoints.rescue_every_steps={INTERVAL}",
     f"spikes.persistence_steps={PERSISTENCE}",
     "spikes.margin_steps=4",
+    f"spikes.max_skip_steps={400 * PERSISTENCE // 100}",
     "layout.pipeline=1",
     "evaluation.every=99",
     "publishing.every=99",
 )
 LAST_STEPS = 60  # over which the levels are compared
-LEVEL_NATS = 0.1  # of a miniature whose single steps spread by 0.15: four standard errors of such a mean are 0.08
+LEVEL_DEVIATIONS, LEVEL_NATS = 1.5, 0.05  # as the detector says that a level is up: by so many deviations, and nats
 
 
 def kick(first_step: int, steps: int = 3) -> str:
@@ -52,8 +54,8 @@ def fault(kind: str, first_step: int, steps: int) -> str:
 
 KINDS: dict[str, tuple[str, ...]] = {
     "kick": (kick(SPIKE),),
-    "poisoned": (fault("repeated_tokens", SPIKE, PERSISTENCE + 6),),
-    "nan": (fault("nan_gradients", SPIKE, PERSISTENCE),),
+    "poisoned": (fault("repeated_tokens", SPIKE, PERSISTENCE),),
+    "nan": (fault("nan_gradients", SPIKE, 3),),
     "two": (kick(SPIKE), kick(SPIKE + 60)),
     "returns": (kick(SPIKE), kick(SPIKE + 14)),  # again behind the steps that the first rollback skips
     "resume": (kick(SPIKE), fault("zeroed_optimizer", SPIKE - 10, 1)),  # the attempt that goes on after the kick is broken
@@ -70,6 +72,7 @@ class Row:
     asked: int
     kinds: tuple[str, ...]
     level_difference_nats: float
+    level_limit_nats: float
     steps_in_vain: int
     limit_steps: int
     seconds: float
@@ -77,18 +80,19 @@ class Row:
     @property
     def closed(self) -> bool:
         """Whether the loop closed: finished, nobody asked, back on the level, within the limit."""
-        back = abs(self.level_difference_nats) <= LEVEL_NATS
+        back = self.level_difference_nats <= self.level_limit_nats
         return self.finished and self.asked == 0 and back and self.steps_in_vain <= self.limit_steps
 
     def line(self) -> str:
+        loop, finished = "closed" if self.closed else "OPEN", "yes" if self.finished else "NO"
+        level = f"{self.level_difference_nats:>+7.3f} of {self.level_limit_nats:<5.2f}"
+        cost = f"{self.steps_in_vain:>6} of {self.limit_steps:<4} {self.seconds:>6.0f} s"
         return (
-            f"{self.seed:>4} {self.kind:9} {'closed' if self.closed else 'OPEN':7} {'yes' if self.finished else 'NO':9} {self.asked:>6} "
-            f"{self.level_difference_nats:>+8.3f} {self.steps_in_vain:>6} of {self.limit_steps:<4} {self.seconds:>6.0f} s  "
-            f"{', '.join(self.kinds) or 'no incident'}"
+            f"{self.seed:>4} {self.kind:9} {loop:7} {finished:9} {self.asked:>6} {level} {cost}  {', '.join(self.kinds) or 'no incident'}"
         )
 
 
-HEAD = f"{'seed':>4} {'kind':9} {'loop':7} {'finished':9} {'asked':>6} {'nats':>8} {'in vain':>14} {'took':>7}  incidents"
+HEAD = f"{'seed':>4} {'kind':9} {'loop':7} {'finished':9} {'asked':>6} {'nats above':>16} {'in vain':>14} {'took':>7}  incidents"
 
 
 def run_one(folder: Path, seed: int, kind: str, faults: Sequence[str]) -> tuple[RunLayout, int, float]:
@@ -115,8 +119,8 @@ def one_stage_recipe() -> str:
     return text[:start] + text[text.index("[layout]") :]
 
 
-def examine(seed: int, kind: str, ended: tuple[RunLayout, int, float], level: float) -> Row:
-    """The run's row. `level` is the mean loss of the undisturbed run's last steps."""
+def examine(seed: int, kind: str, ended: tuple[RunLayout, int, float], calm: Sequence[float]) -> Row:
+    """The run's row. `calm` are the losses of the undisturbed run's last steps."""
     layout, code, seconds = ended
     facts = read_facts(layout.ledger)
     opened = [fact for fact in facts if isinstance(fact, IncidentOpened)]
@@ -127,13 +131,14 @@ def examine(seed: int, kind: str, ended: tuple[RunLayout, int, float], level: fl
     limit = (len(opened) + len(refused)) * (2 * INTERVAL + 250 * PERSISTENCE // 100)
     asked = len(opened) - len(decided) + sum(fact.who != "policy" for fact in decided)
     kinds = (*(fact.kind for fact in opened), *("bad resume" for _ in refused))
-    return Row(seed, kind, code == 0, asked, kinds, last_level(layout) - level, trained - counted, limit, seconds)
+    above, band = fmean(last_losses(layout)) - fmean(calm), max(LEVEL_NATS, LEVEL_DEVIATIONS * stdev(calm))
+    return Row(seed, kind, code == 0, asked, kinds, above, band, trained - counted, limit, seconds)
 
 
-def last_level(layout: RunLayout) -> float:
-    """The mean loss over the last steps of stage 1 that count."""
+def last_losses(layout: RunLayout) -> list[float]:
+    """The losses of the last steps of stage 1 that count."""
     facts = read_facts(layout.ledger)
-    return fmean(record.loss for record in accepted_records(layout, facts, "stage1")[-LAST_STEPS:])
+    return [record.loss for record in accepted_records(layout, facts, "stage1")[-LAST_STEPS:]]
 
 
 def close_loops(folder: Path, seed: int, kinds: Sequence[str]) -> list[Row]:
@@ -141,9 +146,9 @@ def close_loops(folder: Path, seed: int, kinds: Sequence[str]) -> list[Row]:
     reference, code, _ = run_one(folder, seed, "calm", ())
     if code != 0:
         raise RuntimeError(f"the undisturbed run of seed {seed} ended with {code}; see {folder / reference.name}.log")
-    level, rows = last_level(reference), []
+    calm, rows = last_losses(reference), []
     for kind in kinds:
-        rows.append(examine(seed, kind, run_one(folder, seed, kind, KINDS[kind]), level))
+        rows.append(examine(seed, kind, run_one(folder, seed, kind, KINDS[kind]), calm))
         print(rows[-1].line(), flush=True)
     return rows
 
