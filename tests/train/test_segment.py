@@ -100,4 +100,3 @@ def test_tempered_steps_have_smaller_updates_and_no_others(unbroken, tmp_path):
     usual, changed = unbroken.records(1), run.records(1)
     assert [c.lr / u.lr for u, c in zip(usual, changed, strict=True)][:6] == [1, 1, 0.5, 0.5, 1, 1]
     assert [c.loss == u.loss for u, c in zip(usual, changed, strict=True)][:3] == [True, True, False]
-    assert all(abs(c.loss - u.loss) < 0.05 for u, c in zip(usual, changed, strict=True))
