@@ -1,7 +1,7 @@
 """Faults on purpose: named points of the code at which a test has a process die, hang or fail.
 
-`K2_FAULTS` holds a JSON list of `{"at": POINT, "rank": R, "step": N, "do": ACTION}`; without rank or step it strikes at any, and
-`times` (1) says how often. In a run without that variable a point costs a look at a dictionary. ACTION is the name of a
+`K2_FAULTS` holds a JSON list of `{"at": POINT, "rank": R, "step": N, "attempt": A, "do": ACTION}`; what is left out may be any, and
+`times` (1) says how often in a process. In a run without that variable a point costs a look at a dictionary. ACTION is the name of a
 signal that the process sends itself, `ENOSPC` and the like, or a word that whoever stands at the point understands.
 """
 
@@ -12,6 +12,7 @@ import signal
 from dataclasses import dataclass
 
 VARIABLE = "K2_FAULTS"
+ATTEMPT = "K2_ATTEMPT"  # which attempt this process is of, where it knows
 
 
 @dataclass
@@ -20,11 +21,12 @@ class _Armed:
     do: str
     rank: int | None = None
     step: int | None = None
+    attempt: int | None = None
     times: int = 1
 
     def is_meant(self, point: str, rank: int, step: int | None) -> bool:
         here = self.at == point and self.rank in (None, rank) and self.step in (None, step)
-        return here and self.times > 0
+        return here and self.times > 0 and self.attempt in (None, int(os.environ.get(ATTEMPT, "0")))
 
 
 _armed: list[_Armed] | None = None

@@ -21,6 +21,7 @@ from k2.checkpoint.agreement import AgreedProblem, together
 from k2.data.loader import SampleReader
 from k2.recipe.world import in_world
 from k2.run.durable import sync_folder
+from k2.run.injection import ATTEMPT
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact, ledger_head, read_facts
 from k2.run.opening import open_run
@@ -50,6 +51,7 @@ class Termination:
 def train(arguments: argparse.Namespace) -> None:
     """Train the segment that the arguments describe."""
     termination = Termination()
+    os.environ[ATTEMPT] = str(arguments.attempt)
     layout = RunLayout(arguments.run_root)
     recipe, place = open_run(layout)
     stage = recipe.stage(arguments.stage)

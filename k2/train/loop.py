@@ -125,6 +125,7 @@ class Loop:
         return request is not None and request.attempt == self._segment.attempt
 
     def _train(self, step: int) -> None:
+        strike("step.begin", step)
         temper = temper_at(self._segment.tempered, step)
         result = train_step(self._engine, self._recipe, self._stage, step, self._reader.step, temper)
         self._tokens += self._stage.tokens_per_step
