@@ -113,13 +113,13 @@ def test_the_evidence_is_kept_and_published(healed: Machine) -> None:
     assert (folder / "receipt.json").is_file()
     assert "malignant" in (folder / "summary.md").read_text()
     parts = read_receipt(folder).facts["kept"]
-    assert set(parts) == {"pre", "verdict", "peak"}
+    assert set(parts) - {"peak"} == {"pre", "verdict"}  # a quick stop leaves one checkpoint past the onset: the verdict's
     assert all((kept.export(name) / "model.safetensors").is_file() for name in parts.values())
     rows = [json.loads(line) for line in (kept.window / "rows.jsonl").read_text().splitlines()]
     assert [row["loss"] for row in rows] == sorted((row["loss"] for row in rows), reverse=True)
     assert all(row["text"] and row["documents"] for row in rows)
     published = {path.name for path in (healed.root / "published" / "mini").iterdir()}
-    assert {"spike_001", "spike_001_pre", "spike_001_verdict", "spike_001_peak", "ckpt_003"} <= published
+    assert {"spike_001", "ckpt_003", *(f"spike_001_{part}" for part in parts)} <= published
     assert "abandoned" in (folder / "healed.svg").read_text()
 
 
