@@ -40,6 +40,11 @@ def peak_tflops(device: str) -> float:
     return PEAK_TFLOPS[device]
 
 
+def known_utilization(model: Model, context: int, tokens_per_second: float, device: str) -> Utilization | None:
+    """The same, or nothing of a device whose peak is unknown."""
+    return utilization(model, context, tokens_per_second, device) if device in PEAK_TFLOPS else None
+
+
 def utilization(model: Model, context: int, tokens_per_second: float, device: str) -> Utilization:
     """Of one device training `tokens_per_second`. The input embedding is looked up and not multiplied: it does not count."""
     possible = peak_tflops(device) * 1e12

@@ -7,6 +7,7 @@ empty, and the page leaves it out or says so.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from statistics import median
 
 from k2.recipe.load import digest
 from k2.recipe.schema import Recipe
@@ -142,7 +143,7 @@ def read_content(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: floa
         checkpoints=tuple(checkpoint_row(layout, lineage, held) for held in status.checkpoints),
         duties=DUTIES,
         time=_time_shares(booked_seconds(facts, recipe, records, until)),
-        speeds=tuple(_speeds(recipe, lineage, exported)),
+        speeds=tuple(_speeds(lineage)),
         energy=energy_use(recipe, facts, records, len(lineage.accepted), until),
         events=timeline(facts),
         released=layout.release.is_dir(),
@@ -213,20 +214,20 @@ def _time_shares(seconds: Mapping[str, float]) -> tuple[TimeShare, ...]:
     return tuple(sorted(shares, key=lambda share: -share.seconds))
 
 
-def _speeds(recipe: Recipe, lineage: Lineage, exported: Receipt | None) -> list[Figure]:
+def _speeds(lineage: Lineage) -> list[Figure]:
     figures = []
     for part in lineage.stages:
         speed, seconds = part.tokens_per_second, part.seconds_per_step
         if speed is None or seconds is None:
             continue
-        used = _utilization(recipe, speed, exported)
-        figures.append(Figure(part.stage.name, f"{count(speed)} tokens/s", f"{number(seconds)} s a step (median){used}"))
+        figures.append(Figure(part.stage.name, f"{count(speed)} tokens/s", f"{number(seconds)} s a step (median){_utilization(part)}"))
     return figures
 
 
-def _utilization(recipe: Recipe, tokens_per_second: float, exported: Receipt | None) -> str:
-    """MFU by 6 N, where the recipe declares its devices' peak and an export has counted the parameters."""
-    if recipe.energy.peak_tflops is None or exported is None or "parameters" not in exported.facts:
+def _utilization(part: StageLineage) -> str:
+    """MFU in both conventions, where the trainer knew its devices' peak."""
+    whole = [record.mfu for record in part.accepted if record.mfu is not None]
+    causal = [record.mfu_causal for record in part.accepted if record.mfu_causal is not None]
+    if not whole or not causal:
         return ""
-    used = 6 * exported.facts["parameters"] * tokens_per_second / (recipe.energy.peak_tflops * 1e12 * recipe.energy.devices)
-    return f", MFU {percent(used)} (6N)"
+    return f", MFU {percent(median(whole))} (12LDS), {percent(median(causal))} (causal)"

@@ -33,6 +33,8 @@ class StepRecord:
     skipped_update: bool = False  # the optimizer refused a non-finite gradient
     at: float = 0.0  # wall clock, seconds since the epoch
     joules: float | None = None  # used by the recording host since the record before, where it counts them
+    mfu: float | None = None  # of the devices' peak, attention's square counted whole (12 L d s); none where no peak is known
+    mfu_causal: float | None = None  # the same with the half of it that a causal mask leaves
     loading_seconds: float = 0.0  # an attempt's first record: how long its checkpoint took to verify and load
 
     def line(self) -> str:

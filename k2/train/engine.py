@@ -85,6 +85,11 @@ class Engine:
         return cast(torch.device, self._engine.device)
 
     @property
+    def device_name(self) -> str:
+        """As its maker calls it; `cpu` for any CPU."""
+        return "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+
+    @property
     def arithmetic(self) -> str:
         """What decides how sums are rounded: where it is the same, so are the losses of the same steps, on CPUs to the bit."""
         chip = torch.backends.cpu.get_cpu_capability() if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)

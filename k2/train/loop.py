@@ -16,6 +16,7 @@ from k2.checkpoint.agreement import any_rank
 from k2.checkpoint.commit import RECIPE, Commit
 from k2.checkpoint.saving import NotSaved, Order, Saver
 from k2.data.loader import SampleReader
+from k2.model.peak import known_utilization
 from k2.recipe.load import digest, to_toml
 from k2.recipe.schema import Place, Recipe, Stage
 from k2.recipe.world import in_world
@@ -143,6 +144,8 @@ class Loop:
         refuse_if(self._segment, record.step, mismatch(self._segment.recorded, record, exact))
 
     def _record(self, step: int, result: StepResult) -> StepRecord:
+        rate = self._stage.tokens_per_step / result.seconds / self._recipe.layout.ranks  # of one device
+        used = known_utilization(self._recipe.model, self._stage.context, rate, self._engine.device_name)
         return StepRecord(
             attempt=self._segment.attempt,
             stage=self._stage.name,
@@ -155,6 +158,8 @@ class Loop:
             skipped_update=not result.updated,
             at=time.time(),
             joules=None if self._meter is None else self._meter.joules(),
+            mfu=None if used is None else used.full,
+            mfu_causal=None if used is None else used.causal,
             loading_seconds=self._loading_seconds,
         )
 

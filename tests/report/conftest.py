@@ -35,7 +35,6 @@ def recipe() -> Recipe:
         "checkpoints.rescue_every_steps=20",
         "spikes.persistence_steps=8",
         "publishing.every=3",
-        "energy.peak_tflops=0.1",
     )
     return load_recipe(str(mini), longer)
 

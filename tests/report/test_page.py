@@ -68,6 +68,7 @@ def test_the_whole_story_is_told(told: Writer) -> None:
     assert "a long malignant spike" in words and "rescue_stage1_000280" in words
     assert "rank 1 was killed" in words
     assert "nothing was metered" in words
+    assert "MFU 44.4 % (12LDS), 43.6 % (causal)" in words and words.count("MFU") == 1  # no figure where no peak is known
 
 
 def test_it_loads_nothing_from_elsewhere_and_its_links_lead_into_the_run(told: Writer) -> None:
