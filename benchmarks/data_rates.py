@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 
 from benchmarks.rates.corpus import write_corpus
+from k2.recipe.data import TrainedTokenizer
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import TrainedTokenizer
 from k2.run.layout import RunLayout
 from k2.run.receipt import read_receipt
 from k2.tokenizer import MODEL_FILE, Tokenizer, train_tokenizer

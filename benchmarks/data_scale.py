@@ -23,8 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from k2.data.build import build
+from k2.recipe.data import Data, FilesSource, FileTokenizer, Subset, TrainedTokenizer
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Data, FilesSource, FileTokenizer, MixEntry, Place, Recipe, Stage, Subset, TrainedTokenizer
+from k2.recipe.place import Place
+from k2.recipe.schema import MixEntry, Recipe, Stage
 from k2.run.layout import RunLayout
 from k2.run.receipt import read_receipt
 from k2.tokenizer import train_tokenizer

@@ -29,8 +29,9 @@ from k2.data.order import sequence_of
 from k2.data.resolve import write_stream
 from k2.data.shard import DOCUMENT, DOCUMENTS, ENDS, TOKENS, ShardFacts, sort_ids
 from k2.data.stream import Stream
+from k2.recipe.data import Subset
 from k2.recipe.load import digest, load_recipe
-from k2.recipe.schema import Recipe, Stage, Subset
+from k2.recipe.schema import Recipe, Stage
 from k2.run.durable import durable_folder
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptStarted, append_facts, read_facts

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from k2.recipe.schema import TrainedTokenizer
+from k2.recipe.data import TrainedTokenizer
 from k2.tokenizer import CODE_TOKENS, MODEL_FILE, Tokenizer, train_tokenizer
 
 _POOLS = (

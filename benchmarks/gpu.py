@@ -27,7 +27,8 @@ from k2.model.layers import build_plain, weights_of
 from k2.model.llama import mean_loss, next_tokens
 from k2.model.peak import UnknownPeak, utilization
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place, Recipe, Stage
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe, Stage
 from k2.train.engine import Engine, connect
 from k2.train.optimizer import adamw, parameter_groups
 from k2.train.step import train_step

@@ -23,7 +23,8 @@ from k2.model.count import parameters
 from k2.model.layers import build_plain
 from k2.model.llama import mean_loss, next_tokens
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place, Recipe, Stage
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe, Stage
 from k2.train.engine import Engine, connect
 from k2.train.optimizer import parameter_groups
 from k2.train.schedule import learning_rate

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from k2.launch.process import find_device
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from flows.run import Say
 from k2.recipe.load import load_recipe, revalidated
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
 from k2.run.lease import hold
 from k2.run.opening import create_or_open

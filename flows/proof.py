@@ -14,7 +14,8 @@ from pathlib import Path
 
 from flows.run import Say
 from k2.launch.local import Trainer
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.recipe.world import in_world, world_of
 from k2.run.holdings import held_checkpoints
 from k2.run.layout import RunLayout

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from k2.checkpoint.retention import empty_trash
 from k2.launch.local import Evaluator
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.control import clear_stop_request
 from k2.run.durable import sweep
 from k2.run.holdings import Holdings, read_holdings

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from flows.commands.answering import answer, layout_of, say, show_lines
 from k2.recipe.load import RecipeError, load_place
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.opening import open_run
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from flows.commands.answering import answer, layout_of, plain, say, show, show_lines
 from k2.recipe.load import load_place, load_recipe, shipped_recipes
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout, run_root
 from k2.run.opening import create_or_open, open_run
 

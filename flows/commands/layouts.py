@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from flows.commands.answering import answer, say
 from k2.recipe.load import load_place, load_recipe
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout, run_root
 from k2.run.opening import create_or_open, open_run
 

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from flows.commands.answering import answer, say
 from k2.recipe.load import load_place, load_recipe
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 
 
 def verify_resume(arguments: Namespace) -> int:

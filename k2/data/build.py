@@ -18,8 +18,10 @@ from k2.data.freeze import Frozen, first_texts, freeze, frozen
 from k2.data.held_out import collect_held_out
 from k2.data.mix import Plan, plan_mix
 from k2.data.stream import Stream, open_streams
+from k2.recipe.data import FileTokenizer, TrainedTokenizer
 from k2.recipe.load import digest
-from k2.recipe.schema import FileTokenizer, Place, Recipe, Stage, TrainedTokenizer
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe, Stage
 from k2.run.durable import sweep
 from k2.run.layout import RunLayout
 from k2.run.receipt import RECEIPT, Receipt, find_receipt, now, write_receipt

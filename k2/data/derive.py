@@ -22,7 +22,8 @@ from k2.data.imported import is_imported
 from k2.data.order import Sequence, sequence_of
 from k2.data.seen import seats_of, spans_of_row
 from k2.data.stream import Stream, StreamDocument, read_document
-from k2.recipe.schema import Place, Recipe, Stage
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe, Stage
 from k2.run.layout import RunLayout
 from k2.run.ledger import Fact
 from k2.run.receipt import BrokenOutput

@@ -16,8 +16,10 @@ from k2.data.parse import REPEATS
 from k2.data.repetition import repeats_itself
 from k2.data.shard import ShardFacts, ShardWriter, sort_ids
 from k2.data.sources import Piece, read_one, read_piece
+from k2.recipe.data import FilesSource, Subset
 from k2.recipe.load import digest
-from k2.recipe.schema import FilesSource, Place, Recipe, Subset
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.durable import durable_folder
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, find_receipt, now, seal_folder

@@ -13,7 +13,8 @@ from k2.data.engine import Engine
 from k2.data.freeze import Frozen
 from k2.data.resolve import find_cut, kept_bytes, write_stream
 from k2.data.sources import Piece, bundle, cut
-from k2.recipe.schema import Recipe, Subset
+from k2.recipe.data import Subset
+from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, find_receipt
 

@@ -16,7 +16,7 @@ from itertools import islice
 from multiprocessing import connection, get_context, parent_process
 from typing import Any, Protocol, TypeVar
 
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

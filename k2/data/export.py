@@ -22,7 +22,8 @@ from k2.data.imported import imported_files, is_imported
 from k2.data.k2_jsonl import PublishedRow
 from k2.data.megatron import write_rows
 from k2.data.stream import Stream
-from k2.recipe.schema import Place, Recipe, Stage
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe, Stage
 from k2.run.durable import durable_file
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, digest_files, find_receipt, now, read_receipt, write_receipt

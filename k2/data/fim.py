@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from k2.recipe.schema import FillInTheMiddle
+from k2.recipe.data import FillInTheMiddle
 from k2.tokenizer import Tokenizer
 
 Form = Literal["plain", "psm", "spm"]

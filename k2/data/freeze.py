@@ -13,8 +13,10 @@ from pathlib import Path
 
 from k2.data.document import DataError, Document, Dropped, Found, cut_to_bytes, document_id, is_held_out
 from k2.data.sources import SourceFile, cut, list_source, read_piece
+from k2.recipe.data import FilesSource, PythonSource, Subset
 from k2.recipe.load import digest
-from k2.recipe.schema import FilesSource, Place, PythonSource, Recipe, Subset
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.durable import durable_folder
 from k2.run.layout import RunLayout
 from k2.run.receipt import RECEIPT, Receipt, digest_files, find_receipt, now, write_receipt

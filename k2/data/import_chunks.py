@@ -19,8 +19,10 @@ from k2.data.document import DataError
 from k2.data.foreign import ForeignChunk, Format, RowBlock, find_chunk
 from k2.data.imported import Columns, ImportedSubset, write_shard
 from k2.data.resolve import write_stream
+from k2.recipe.data import FileTokenizer
 from k2.recipe.load import digest
-from k2.recipe.schema import FileTokenizer, Place, Recipe, Stage
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe, Stage
 from k2.run.durable import durable_file, durable_folder, sweep
 from k2.run.layout import RunLayout
 from k2.run.receipt import RECEIPT, Receipt, digest_files, find_receipt, now, seal_folder, write_receipt

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from k2.data.document import Dropped, Found
 from k2.data.read import read_text
-from k2.recipe.schema import PythonSource
+from k2.recipe.data import PythonSource
 
 _NOT_TEXT = {"site-packages", "dist-packages", "test", "tests", "testing", "idle_test", "__pycache__", "node_modules"}
 _LICENCE_NAMES = ("license", "licence", "copying", "notice")

@@ -16,7 +16,7 @@ from k2.data.lines import Line, lines_of_range, split_lines
 from k2.data.parquet import read_parquet, read_row
 from k2.data.parse import EMPTY, TOO_LARGE, UNREADABLE, Unusable, text_of_file, text_of_line
 from k2.data.store import SourceFile, Store, blocks
-from k2.recipe.schema import FilesSource
+from k2.recipe.data import FilesSource
 
 _LINES = (".jsonl", ".ndjson")
 _COMPRESSED_LINES = tuple(f"{lines}.{way}" for lines in ("jsonl", "ndjson", "json") for way in ("gz", "zst"))

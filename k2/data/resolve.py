@@ -19,8 +19,9 @@ import numpy.typing as npt
 from k2.data.duplicates import first_copies, write_ids
 from k2.data.encode import EncodedShard
 from k2.data.shard import FORMS, ArrayWriter, Shard, open_shard
+from k2.recipe.data import Subset
 from k2.recipe.load import digest
-from k2.recipe.schema import Recipe, Subset
+from k2.recipe.schema import Recipe
 from k2.run.durable import UNFINISHED, durable_folder
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, now, read_receipt, seal_folder

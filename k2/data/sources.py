@@ -15,7 +15,8 @@ from k2.data.installation import read_installation
 from k2.data.read import FileReader, find_format
 from k2.data.remote import open_remote
 from k2.data.store import FolderStore, SourceFile, Store
-from k2.recipe.schema import FilesSource, Place, PythonSource, Source
+from k2.recipe.data import FilesSource, PythonSource, Source
+from k2.recipe.place import Place
 
 __all__ = ["Piece", "SourceFile", "bundle", "cut", "list_source", "read_one", "read_piece"]
 

@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from k2.eval.scores import rows_of
 from k2.eval.tasks import tasks_of
 from k2.recipe.load import load_place, load_recipe
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.holdings import duty_folder
 from k2.run.layout import RunLayout
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from k2.eval.judging import write_code_eval
 from k2.eval.mirror import data_digest, missing_in
 from k2.eval.tasks import REPORT_SUITE, SuiteError, SuiteTask
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt
 

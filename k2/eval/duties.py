@@ -19,7 +19,8 @@ from k2.eval.jail import jail_missing
 from k2.eval.score import ScoringPlace, close_scores, find_task_scores, load_scored_model, score_task
 from k2.eval.tasks import SuiteTask, tasks_of
 from k2.eval.window import LOSSES, ROWS, row_losses
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.durable import sweep, write_durably
 from k2.run.layout import KeptLayout, RunLayout
 from k2.run.plan import suites_due

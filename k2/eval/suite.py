@@ -15,7 +15,8 @@ from k2.eval.held_out import HeldOutDocument, Question, identifier_questions, na
 from k2.eval.mirror import data_digest, missing_in
 from k2.eval.tasks import REPORT_SUITE, SuiteError, task_files, tasks_of
 from k2.recipe.load import digest
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.durable import durable_folder
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, digest_file, find_receipt, now, seal_folder

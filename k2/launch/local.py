@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from k2.launch.command import USUAL_SUPERVISION, Command, Supervision, evaluator_command, mark, trainer_command
 from k2.launch.process import Line, end, find_device, launch
 from k2.launch.strays import end_strays
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.control import request_stop
 from k2.run.holdings import Duty
 from k2.run.layout import RunLayout

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from k2.launch.command import Command, Device
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 
 _REAPING_SECONDS = 30.0  # a killed rank may take a while to give back its memory
 

@@ -11,7 +11,8 @@ from typing import Literal
 
 import torch
 
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 
 Backend = Literal["sdpa", "cudnn", "flash"]
 HOPPER = (9, 0)

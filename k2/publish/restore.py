@@ -16,7 +16,8 @@ from k2.publish.failure import PublishRefused
 from k2.publish.shelf import Shelf, bring, browse, receipt_of
 from k2.publish.target import FolderTarget, Target, TargetError, parse_target
 from k2.recipe.load import digest, load_recipe, to_toml
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.durable import open_beside, sync_folder, write_durably
 from k2.run.layout import RunLayout
 from k2.run.ledger import RunRestored, append_facts

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from k2.publish.failure import without_secrets
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout
 
 _BUCKET = re.compile(r"[a-z0-9](?!.*\.\.)[a-z0-9.-]{1,61}[a-z0-9]")

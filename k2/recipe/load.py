@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from k2.recipe.part import Part
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 
 P = TypeVar("P", bound=Part)
 

@@ -1,5 +1,6 @@
 """What every piece of a recipe is made of: frozen, no unknown fields, and the kinds of numbers it may hold."""
 
+import math
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,3 +16,17 @@ class Part(BaseModel):
     """A frozen piece of a recipe. An unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def divides(name: str, value: int, divisor_name: str, divisor: int) -> None:
+    """`ValueError` when it does not: with both numbers and the next that fits."""
+    if value % divisor:
+        near = math.ceil(value / divisor) * divisor
+        raise ValueError(f"{name} = {value} is not a multiple of {divisor_name} = {divisor}; the next that is: {near}")
+
+
+def no_repeats(where: str, names: list[str]) -> None:
+    """`ValueError` that says which names stand more than once."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{where} names {', '.join(twice)} more than once; each may stand once")

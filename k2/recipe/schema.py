@@ -1,20 +1,18 @@
 """The recipe: one complete, frozen description of a run, and the rules that make it sound.
 
 What enters is a TOML document (see `recipe.load`); what leaves is a `Recipe` whose numbers agree with
-each other. A recipe says *what* is trained. *Where* it runs is a `Place`, which never changes the digest.
+each other. A recipe says *what* is trained. *Where* it runs is a `Place` (`recipe.place`), which never changes the digest.
 """
 
-import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from k2.recipe.part import Count, Fraction, Name, NonNegative, Part, Positive
+from k2.recipe.data import TOKENS_LIMIT, Data, Tokenizer
+from k2.recipe.part import Count, Fraction, Name, NonNegative, Part, Positive, divides, no_repeats
 from k2.recipe.spikes import Spikes
 
 NUM_CODE_TOKENS = 18  # K2 §2: the StarCoder tokens appended to LLaMA's 32,000
-TOKENS_LIMIT = 65_536  # token ids are stored as uint16
-
 END_OF_DOCUMENT = 2  # LLaMA's end of a sentence, which every tokenizer of a recipe keeps
 
 AttentionSpan = Literal["row", "document"]
@@ -38,89 +36,9 @@ class Model(Part):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
-        _divides("model.hidden", self.hidden, "model.heads", self.heads)
+        divides("model.hidden", self.hidden, "model.heads", self.heads)
         if self.head_width % 2:
             raise ValueError(f"model.hidden / model.heads = {self.head_width} must be even: RoPE turns pairs of numbers")
-        return self
-
-
-class TrainedTokenizer(Part):
-    """A sentencepiece BPE tokenizer trained on the recipe's own corpus, with LLaMA's settings."""
-
-    kind: Literal["train"] = "train"
-    pieces: Annotated[int, Field(ge=300, le=TOKENS_LIMIT)] = Field(description="sentencepiece pieces, before the code tokens")
-    train_bytes: Count = Field(default=2_000_000, description="how much of the corpus the trainer reads")
-
-
-class FileTokenizer(Part):
-    """A sentencepiece model that the user brings, such as LLaMA's. `path` is relative to the place's data folder."""
-
-    kind: Literal["file"] = "file"
-    path: str
-    pieces: Annotated[int, Field(ge=300, le=TOKENS_LIMIT)]
-
-
-Tokenizer = Annotated[TrainedTokenizer | FileTokenizer, Field(discriminator="kind")]
-
-
-class PythonSource(Part):
-    """Real text that any machine with Python holds: gathered from the installation that runs k2."""
-
-    kind: Literal["python"] = "python"
-    part: Literal["code", "reference", "docstrings", "licences", "metadata"]
-
-
-class FilesSource(Part):
-    """Files of the place's data folder, of a bucket or of the Hub.
-
-    By their names: `.jsonl` (also `.gz`, `.zst`) and `.parquet` hold many documents, any other file is one.
-    """
-
-    kind: Literal["files"] = "files"
-    pattern: str = Field(description="glob: relative to the place's data folder, or s3://bucket/..., or hf://datasets/owner/name/...")
-    text_field: str = Field(default="text", description="the member that holds the text; `a.b` is the member b of the member a")
-    max_document_bytes: Count = Field(
-        default=16 << 20, description="a longer line or file is dropped and counted, and never held in memory"
-    )
-
-
-Source = Annotated[PythonSource | FilesSource, Field(discriminator="kind")]
-
-
-class Subset(Part):
-    """One source of the mix. `max_bytes` caps the text taken from it, in document order."""
-
-    name: Name
-    source: Source
-    domain: str = Field(description="what kind of text it is: web, code, law, reference ...")
-    code: bool = Field(default=False, description="code may become fill-in-the-middle")
-    max_bytes: Count | None = None
-    duplicates: Literal["keep", "drop"] = Field(
-        default="keep", description="of a text that occurs twice in the subset, the first alone is taken"
-    )
-    repetitions: Literal["keep", "drop"] = Field(
-        default="keep", description="a document in which 1 to 13 tokens stand 32 times in a row (OLMo 2: such precede spikes) is left out"
-    )
-
-
-class FillInTheMiddle(Part):
-    """K2 §1.2: each code document becomes FIM with probability `rate`, and then SPM with probability `spm_rate`."""
-
-    rate: Fraction = 0.5
-    spm_rate: Fraction = 0.5
-
-
-class Data(Part):
-    subsets: tuple[Subset, ...]
-    fill_in_the_middle: FillInTheMiddle = FillInTheMiddle()
-    held_out: Fraction = Field(default=0.0, description="share of the documents kept from training, for evaluation")
-    shard_bytes: Count = Field(
-        default=256_000_000, description="sources are cut into shards of so many bytes: the unit of work and of retry"
-    )
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
-        _no_repeats("data.subsets", [s.name for s in self.subsets])
         return self
 
 
@@ -189,7 +107,7 @@ class Stage(Part):
                 f"stages.{self.name}.schedule.warmup_steps = {self.schedule.warmup_steps} must be below the stage's "
                 f"{self.steps} steps ({self.chunks} chunks of {self.steps_per_chunk})"
             )
-        _no_repeats(f"stages.{self.name}.mix", [entry.subset for entry in self.mix])
+        no_repeats(f"stages.{self.name}.mix", [entry.subset for entry in self.mix])
         return self
 
 
@@ -303,7 +221,7 @@ class Evaluation(Part):
 
     @model_validator(mode="after")
     def _suites_differ(self) -> Self:
-        _no_repeats("evaluation", list(self.suites))
+        no_repeats("evaluation", list(self.suites))
         return self
 
 
@@ -378,7 +296,7 @@ class Recipe(Part):
     def _agrees(self) -> Self:
         if not self.stages:
             raise ValueError("stages is empty: a recipe trains at least one stage")
-        _no_repeats("stages", [s.name for s in self.stages])
+        no_repeats("stages", [s.name for s in self.stages])
         self._tokenizer_fits()
         self._layout_divides()
         self._mix_is_known()
@@ -395,13 +313,13 @@ class Recipe(Part):
 
     def _layout_divides(self) -> None:
         layout = self.layout
-        _divides("model.layers", self.model.layers, "layout.pipeline", layout.pipeline)
-        _divides("model.heads", self.model.heads, "layout.tensor", layout.tensor)
-        _divides("model.ffn", self.model.ffn, "layout.tensor", layout.tensor)
-        _divides("model.vocab_rows", self.model.vocab_rows, "layout.tensor", layout.tensor)
+        divides("model.layers", self.model.layers, "layout.pipeline", layout.pipeline)
+        divides("model.heads", self.model.heads, "layout.tensor", layout.tensor)
+        divides("model.ffn", self.model.ffn, "layout.tensor", layout.tensor)
+        divides("model.vocab_rows", self.model.vocab_rows, "layout.tensor", layout.tensor)
         for stage in self.stages:
             if layout.sequence_parallel:
-                _divides(f"stages.{stage.name}.context", stage.context, "layout.tensor (sequence_parallel = true)", layout.tensor)
+                divides(f"stages.{stage.name}.context", stage.context, "layout.tensor (sequence_parallel = true)", layout.tensor)
             share = layout.data * stage.micro_batch_samples
             if stage.batch_samples % share:
                 raise ValueError(
@@ -425,63 +343,3 @@ class Recipe(Part):
             last_step = fault.first_step + fault.steps - 1
             if last_step > steps:
                 raise ValueError(f"faults: steps {fault.first_step} to {last_step} lie beyond the {steps} steps of {fault.stage}")
-
-
-class Place(Part):
-    """Where a run happens. Never part of the digest."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    attention: Literal["auto", "flash", "cudnn", "sdpa"] = Field(
-        default="auto", description="code of attention: flash-attn, cuDNN or torch's own; auto takes the fastest known for the device"
-    )
-    compile_layers: bool = Field(
-        default=False, description="compile each layer with torch.compile: a minute at each start, then fewer kernels"
-    )
-    threads_per_rank: Count = 1
-    world: str | None = Field(default=None, description="other ranks than the recipe's, as pp2dp1tp1mb4; the samples stay the same")
-    saving: Literal["beside", "waiting"] = Field(
-        default="beside", description="checkpoints are written beside the next steps, or the training waits for them"
-    )
-    evaluator_niceness: Annotated[int, Field(ge=0, le=19)] = 10
-    evaluator_device: Literal["cpu", "cuda"] = Field(
-        default="cpu", description="what scores checkpoints; cuda where no training of the machine needs the device's memory"
-    )
-    benchmarks_dir: str | None = Field(default=None, description="folder of the benchmarks' data sets, as `k2 eval fetch` fills it")
-    run_generated_code: bool = Field(default=False, description="score tasks that run programs written by the model, each in its own jail")
-    data_dir: str = Field(default=".", description="folder under which `files` sources and tokenizers lie")
-    read_from: tuple[str, ...] = Field(
-        default=("s3://", "hf://"), description="beginnings of the addresses that `files` sources may be read from; () allows none"
-    )
-    publish_to: tuple[str, ...] = Field(
-        default=("file://{runs_dir}/../published/{run}",), description="file://, s3:// or hf:// targets; {run} and {runs_dir} are filled in"
-    )
-    wandb_mode: Literal["offline", "online", "disabled"] = "offline"
-    engine: Literal["pool", "dask", "ray"] = Field(
-        default="pool", description="what prepares data in parallel: processes of this machine, or a cluster"
-    )
-    workers: Count | None = Field(
-        default=None, description="processes that prepare data; when not given, one a core where there is enough text"
-    )
-    engine_address: str | None = Field(
-        default=None, description="of the Dask scheduler or the Ray cluster; when not given, one is started here"
-    )
-
-    @model_validator(mode="after")
-    def _address_has_an_effect(self) -> Self:
-        if self.engine == "pool" and self.engine_address is not None:
-            raise ValueError(
-                f"engine_address = {self.engine_address!r} has no effect with engine = 'pool': set engine to 'dask' or 'ray', or remove it"
-            )
-        return self
-
-
-def _divides(name: str, value: int, divisor_name: str, divisor: int) -> None:
-    if value % divisor:
-        near = math.ceil(value / divisor) * divisor
-        raise ValueError(f"{name} = {value} is not a multiple of {divisor_name} = {divisor}; the next that is: {near}")
-
-
-def _no_repeats(where: str, names: list[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{where} names {', '.join(twice)} more than once; each may stand once")

@@ -6,7 +6,8 @@ The recipe of a run never changes. A second recipe under the same name is refuse
 from pathlib import Path
 
 from k2.recipe.load import RecipeError, differences, digest, load_place, load_recipe, to_toml
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.recipe.world import in_world
 from k2.run.durable import write_durably
 from k2.run.layout import RunLayout

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from k2.recipe.schema import FileTokenizer, TrainedTokenizer
+from k2.recipe.data import FileTokenizer, TrainedTokenizer
 from k2.run.durable import durable_folder
 from k2.run.receipt import Receipt, now, seal_folder
 from k2.tokenizer.pieces import BOS, EOS, MODEL_FILE, UNK, TokenizerError, load_pieces

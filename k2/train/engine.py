@@ -26,7 +26,8 @@ from k2.model.backend import Backend, choose_backend, this_machine
 from k2.model.layers import CUT_AT, PlainLlama, layer_list
 from k2.model.llama import mean_loss
 from k2.model.parallel import ALONE, TensorRanks
-from k2.recipe.schema import Place, Recipe, Stage
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe, Stage
 from k2.recipe.world import world_of
 from k2.train.deepspeed_json import deepspeed_json
 from k2.train.faults import declares

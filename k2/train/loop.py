@@ -18,7 +18,8 @@ from k2.checkpoint.saving import NotSaved, Order, Saver
 from k2.data.loader import SampleReader
 from k2.model.peak import known_utilization
 from k2.recipe.load import digest, to_toml
-from k2.recipe.schema import Place, Recipe, Stage
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe, Stage
 from k2.recipe.world import in_world
 from k2.run.alarms import raise_alarm
 from k2.run.code import code_digest

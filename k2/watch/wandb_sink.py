@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from k2.recipe.load import digest, load_recipe
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.durable import write_durably
 from k2.run.goodput import goodput
 from k2.run.layout import RunLayout

@@ -8,7 +8,8 @@ from k2.data.document import Document
 from k2.data.freeze import frozen
 from k2.data.stream import Stream, read_document
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
 
 TESTS = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from k2.data.build import build
 from k2.data.chunk import chunk_receipt
 from k2.data.document import DataError
 from k2.recipe.load import digest, load_recipe
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout
 from k2.run.receipt import read_receipt
 
@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from k2.data.build import build
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout
 def progress(line):
     print(line, flush=True)

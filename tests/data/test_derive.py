@@ -9,7 +9,7 @@ import pytest
 from k2.data.audit import verify
 from k2.data.chunk import chunk_receipt
 from k2.data.derive import derive, some_steps
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.ledger import SamplesSkipped, StepsSkipped
 from k2.run.receipt import RECEIPT, digest_files, read_receipt, write_receipt
 

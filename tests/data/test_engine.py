@@ -15,7 +15,7 @@ from k2.data.build import build
 from k2.data.document import DataError
 from k2.data.engine import WorkerLost
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout
 from k2.run.receipt import digest_file
 
@@ -65,7 +65,7 @@ from k2.data.build import build
 from k2.data.document import DataError
 from k2.data.engine import WorkerLost
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout
 if __name__ == "__main__":
     recipe = load_recipe(sys.argv[1], (sys.argv[4],))

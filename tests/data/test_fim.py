@@ -8,7 +8,7 @@ from k2.data.document import document_id
 from k2.data.encode import document_tokens
 from k2.data.fim import Draw, arrange, draw, parts
 from k2.data.stream import Stream
-from k2.recipe.schema import FillInTheMiddle
+from k2.recipe.data import FillInTheMiddle
 from k2.tokenizer import Tokenizer
 
 TEXT = "def area(width, height):\n    return width * height\n"

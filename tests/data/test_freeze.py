@@ -13,8 +13,9 @@ from k2.data.document import DataError, cut_to_bytes, document_id, is_held_out
 from k2.data.freeze import freeze
 from k2.data.installation import docstrings_of, read_installation
 from k2.data.sources import cut, list_source, read_piece
+from k2.recipe.data import FilesSource, PythonSource
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import FilesSource, Place, PythonSource
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout
 from k2.run.receipt import read_receipt
 

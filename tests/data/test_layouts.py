@@ -14,7 +14,8 @@ from k2.data.import_chunks import Import, import_chunks
 from k2.data.loader import SampleReader
 from k2.data.seen import accepted, seen_by_step, steps_of_document
 from k2.data.stream import Stream
-from k2.recipe.schema import FileTokenizer, Place
+from k2.recipe.data import FileTokenizer
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptStarted
 from k2.run.receipt import check_files, read_receipt

@@ -12,7 +12,8 @@ from k2.data.document import DataError, Found
 from k2.data.remote import _opened, glob_pattern
 from k2.data.sources import cut, list_source, read_one, read_piece
 from k2.data.store import SourceUnavailable
-from k2.recipe.schema import FilesSource, Place
+from k2.recipe.data import FilesSource
+from k2.recipe.place import Place
 
 TEXTS = [f"document {number} " + "word é漢😀 " * (number % 7) for number in range(200)]
 LINES = b"".join(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n" for text in TEXTS)

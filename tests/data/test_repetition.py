@@ -10,7 +10,7 @@ import pytest
 from k2.data.build import build
 from k2.data.repetition import repeats_itself
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout
 from k2.run.receipt import read_receipt
 

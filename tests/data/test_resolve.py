@@ -13,7 +13,7 @@ from k2.data.encoding import encode_all
 from k2.data.engine import PlainEngine
 from k2.data.freeze import freeze, frozen
 from k2.data.stream import Stream, find_documents, read_document
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout
 from k2.run.receipt import read_receipt
 from k2.tokenizer import Tokenizer

@@ -13,8 +13,9 @@ from k2.data.build import build
 from k2.data.document import DataError, Dropped, Found
 from k2.data.lines import lines_of_range
 from k2.data.sources import bundle, cut, list_source, read_one, read_piece
+from k2.recipe.data import FilesSource, PythonSource
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import FilesSource, Place, PythonSource
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout
 from k2.run.receipt import read_receipt
 

@@ -17,7 +17,8 @@ from k2.data.build import build
 from k2.eval.suite import build_suites
 from k2.model.layers import build_plain, weights_of
 from k2.recipe.load import digest, load_recipe, to_toml
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, now, seal_folder
 

@@ -17,7 +17,8 @@ from k2.eval.mirror import missing_in
 from k2.eval.scores import ScoreRow, read_scores
 from k2.eval.suite import build_suite
 from k2.eval.tasks import SuiteError, tasks_of
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
 from k2.run.receipt import read_receipt
 from tests.eval.mirror_rows import BBH_CONFIGS, MMLU_CONFIGS, lay_mirror

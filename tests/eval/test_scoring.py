@@ -10,7 +10,8 @@ import torch
 from k2.eval.duties import Evaluator, TasksFailed
 from k2.eval.jail import jail_missing
 from k2.eval.scores import ScoreRow, read_scores, task_receipts
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
 from k2.run.receipt import BrokenOutput, check_files, read_receipt
 

@@ -10,7 +10,8 @@ from k2.data.stream import Stream
 from k2.eval.held_out import HeldOutDocument, identifier_questions, passages, sums
 from k2.eval.suite import build_suite, build_suites, read_held_out
 from k2.eval.tasks import SuiteError, shipped_suites, tasks_of
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
 from k2.run.receipt import check_files, digest_file, read_receipt
 

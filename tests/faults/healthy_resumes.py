@@ -23,7 +23,7 @@ from ranks import in_ranks
 from trainer_run import TrainerRun, new_run
 
 from k2.data.loader import SampleReader
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run import injection
 from k2.run.control import read_bad_resume
 from k2.run.durable import sync_folder

@@ -129,7 +129,7 @@ def lay_run(folder: Path, checkpoints: int) -> Path:
     from k2.eval.suite import build_suites
     from k2.model.layers import build_plain, weights_of
     from k2.recipe.load import digest, load_recipe
-    from k2.recipe.schema import Place
+    from k2.recipe.place import Place
     from k2.run.layout import RunLayout
     from k2.run.ledger import AttemptEnded, AttemptStarted, append_facts
     from k2.run.opening import create_or_open

@@ -10,7 +10,7 @@ from k2.data.build import build
 from k2.data.loader import SampleReader
 from k2.eval.suite import build_suites
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.holdings import read_holdings
 from k2.run.layout import RunLayout
 from k2.run.lease import hold

@@ -7,7 +7,7 @@ import pytest
 from flows.deciding import Asked, answer_if_overdue, decide_incident, decide_overdue, note_asked, read_asked, wake
 from flows.run import Run
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout
 from k2.run.lease import RunHeld, hold
 from k2.run.ledger import AttemptStarted, IncidentDecided, IncidentOpened

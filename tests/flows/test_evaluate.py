@@ -11,7 +11,7 @@ from flows.run import Run
 from k2.eval.tasks import tasks_of
 from k2.launch.local import EvaluatorAnswer
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.holdings import duty_folder
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptEnded, AttemptStarted

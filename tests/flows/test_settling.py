@@ -10,7 +10,7 @@ import pytest
 from flows.loop import Settling
 from flows.run import Run
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.holdings import DUTIES, Duty, duty_folder
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptEnded, AttemptStarted, DutyFailed, read_facts

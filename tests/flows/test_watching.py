@@ -9,7 +9,7 @@ from flows.run import Run
 from flows.training import Beside, watch_to_the_end
 from flows.work import watch
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.control import StopRequest, read_stop_request
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptStarted, IncidentClosed, IncidentDecided, IncidentOpened

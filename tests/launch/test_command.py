@@ -8,7 +8,7 @@ import pytest
 
 from k2.launch.command import Supervision, evaluator_command, trainer_command
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout
 from k2.run.plan import Train
 

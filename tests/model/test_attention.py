@@ -15,7 +15,8 @@ from k2.model.attention import attention_in_documents, causal_attention, documen
 from k2.model.backend import HOPPER, Backend, Machine, choose_backend, this_machine
 from k2.model.layers import build_plain, weights_of
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import END_OF_DOCUMENT, Model, Place
+from k2.recipe.place import Place
+from k2.recipe.schema import END_OF_DOCUMENT, Model
 
 CONTEXT = 8192  # K2's stage 2
 SHARP = Model(layers=2, hidden=64, ffn=88, heads=2, vocab_rows=97, init_std=0.3)  # so that attention is far from even

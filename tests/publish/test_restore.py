@@ -12,7 +12,7 @@ from k2.publish.restore import parse_source, restore
 from k2.publish.target import FolderTarget, HubTarget, S3Target, Target, TargetError
 from k2.publish.upload import publish_checkpoint
 from k2.recipe.load import load_recipe, to_toml
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.holdings import held_checkpoints
 from k2.run.layout import RunLayout
 from k2.run.ledger import RunRestored, read_facts

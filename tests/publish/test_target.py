@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from k2.publish.target import FolderTarget, HubTarget, S3Target, TargetError, parse_target, resolve_targets
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout
 
 

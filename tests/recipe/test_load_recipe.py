@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from k2.recipe.load import RecipeError, differences, digest, load_place, load_recipe, shipped_recipes, to_toml
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 
 
 @pytest.mark.parametrize("name", ["k2_1b", "k2_65b"])

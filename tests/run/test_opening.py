@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from k2.recipe.load import RecipeError, load_recipe, to_toml
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.layout import RunLayout, run_root
 from k2.run.opening import NoSuchRun, change_world, create_or_open, existing_runs, open_run
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from k2.recipe.schema import TrainedTokenizer
+from k2.recipe.data import TrainedTokenizer
 from k2.tokenizer import Tokenizer, train_tokenizer
 
 CORPUS = Path(__file__).parents[1] / "corpus"

@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 
 from benchmarks.fuzz_tokenizer import differing, hard_texts, python_sources, stand_in
-from k2.recipe.schema import FileTokenizer
+from k2.recipe.data import FileTokenizer
 from k2.tokenizer import MODEL_FILE, Tokenizer, install_tokenizer, save_huggingface
 
 # LLaMA's settings are the first; each of the others changes one thing that a model of a user may have

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from k2.recipe.schema import FileTokenizer, TrainedTokenizer
+from k2.recipe.data import FileTokenizer, TrainedTokenizer
 from k2.run.receipt import check_files, read_receipt
 from k2.tokenizer import CODE_TOKENS, MODEL_FILE, Tokenizer, TokenizerError, install_tokenizer, save_huggingface, train_tokenizer
 

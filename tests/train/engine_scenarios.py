@@ -23,7 +23,7 @@ from k2.checkpoint.commit import Commit
 from k2.checkpoint.saving import Order, Saver
 from k2.checkpoint.state import StateReader
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.receipt import Receipt, now
 from k2.train.engine import Engine, connect
 from k2.train.step import train_step

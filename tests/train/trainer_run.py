@@ -11,7 +11,8 @@ from pathlib import Path
 
 from k2.data.build import build
 from k2.recipe.load import load_recipe
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.holdings import held_checkpoints
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptStarted, append_facts, read_facts

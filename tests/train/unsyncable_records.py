@@ -11,7 +11,7 @@ from trainer_run import new_run
 
 from k2.checkpoint.agreement import AgreedProblem
 from k2.data.loader import SampleReader
-from k2.recipe.schema import Place
+from k2.recipe.place import Place
 from k2.run.ledger import ledger_head
 from k2.train.engine import Engine, connect
 from k2.train.loop import Loop, Segment

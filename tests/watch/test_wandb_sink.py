@@ -11,7 +11,8 @@ import pytest
 from spike_families import records
 
 from k2.recipe.load import to_toml
-from k2.recipe.schema import Place, Recipe
+from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptStarted, IncidentDecided, IncidentOpened, append_facts, read_facts
 from k2.watch.wandb_sink import metrics_of, mirror_attempt

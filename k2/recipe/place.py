@@ -1,0 +1,55 @@
+"""The place: where a run happens. It never changes what is trained, nor the recipe's digest."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from k2.recipe.part import Count, Part
+
+
+class Place(Part):
+    """Where a run happens. Never part of the digest."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    attention: Literal["auto", "flash", "cudnn", "sdpa"] = Field(
+        default="auto", description="code of attention: flash-attn, cuDNN or torch's own; auto takes the fastest known for the device"
+    )
+    compile_layers: bool = Field(
+        default=False, description="compile each layer with torch.compile: a minute at each start, then fewer kernels"
+    )
+    threads_per_rank: Count = 1
+    world: str | None = Field(default=None, description="other ranks than the recipe's, as pp2dp1tp1mb4; the samples stay the same")
+    saving: Literal["beside", "waiting"] = Field(
+        default="beside", description="checkpoints are written beside the next steps, or the training waits for them"
+    )
+    evaluator_niceness: Annotated[int, Field(ge=0, le=19)] = 10
+    evaluator_device: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="what scores checkpoints; cuda where no training of the machine needs the device's memory"
+    )
+    benchmarks_dir: str | None = Field(default=None, description="folder of the benchmarks' data sets, as `k2 eval fetch` fills it")
+    run_generated_code: bool = Field(default=False, description="score tasks that run programs written by the model, each in its own jail")
+    data_dir: str = Field(default=".", description="folder under which `files` sources and tokenizers lie")
+    read_from: tuple[str, ...] = Field(
+        default=("s3://", "hf://"), description="beginnings of the addresses that `files` sources may be read from; () allows none"
+    )
+    publish_to: tuple[str, ...] = Field(
+        default=("file://{runs_dir}/../published/{run}",), description="file://, s3:// or hf:// targets; {run} and {runs_dir} are filled in"
+    )
+    wandb_mode: Literal["offline", "online", "disabled"] = "offline"
+    engine: Literal["pool", "dask", "ray"] = Field(
+        default="pool", description="what prepares data in parallel: processes of this machine, or a cluster"
+    )
+    workers: Count | None = Field(
+        default=None, description="processes that prepare data; when not given, one a core where there is enough text"
+    )
+    engine_address: str | None = Field(
+        default=None, description="of the Dask scheduler or the Ray cluster; when not given, one is started here"
+    )
+
+    @model_validator(mode="after")
+    def _address_has_an_effect(self) -> Self:
+        if self.engine == "pool" and self.engine_address is not None:
+            raise ValueError(
+                f"engine_address = {self.engine_address!r} has no effect with engine = 'pool': set engine to 'dask' or 'ray', or remove it"
+            )
+        return self
