@@ -7,16 +7,19 @@ ledger, so server and worker may be restarted in between. Who answers first wins
 
 import base64
 import os
+import time
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
+import httpx
 from prefect import flow, runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.exceptions import Abort, ObjectNotFound
+from prefect.exceptions import Abort, ObjectNotFound, Pause
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
+from prefect.input.run_input import keyset_from_base_key
 from prefect.states import Completed, Scheduled
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -36,6 +39,7 @@ FORM = "the form in the UI"  # who decided; an open-source server knows no perso
 _OVERDUE = "answer-overdue/answer-overdue"
 _START = "the start of the stage"
 _RESPONSE = "-response"
+_SERVER_BACK_SECONDS = 600.0
 
 
 class OverdueRequest(BaseModel):
@@ -89,10 +93,30 @@ def suspend_until_answered(run: Run, incident: IncidentOpened) -> None:
         _schedule_default(run.layout, incident, asked.deadline)
     run.say(f"incident {incident.incident:03d} waits for a decision: suspended until the form or `k2 decide` answers it")
     tell_spike(run.layout, "asked", f"incident {incident.incident} ({incident.kind}) waits for a decision", incident=incident.incident)
-    try:
-        suspend_flow_run(wait_for_input=form, key=f"{_key(incident)}-{runtime.flow_run.run_count}")
-    except (RuntimeError, Abort) as error:
-        run.say(f"the flow run could not be suspended ({error}); answer with `k2 decide` and go on with `k2 resume`")
+    _suspend(run, form, f"{_key(incident)}-{runtime.flow_run.run_count}")
+
+
+def _suspend(run: Run, form: type[RunInput], key: str) -> None:
+    """Suspend, and see to it that the form is there: Prefect stores it after the state, and a server may go away in between."""
+    end = time.monotonic() + _SERVER_BACK_SECONDS
+    while time.monotonic() < end:
+        try:
+            if _is_suspended():
+                form.save(keyset_from_base_key(f"suspended-{key}"))
+                raise Pause("an incident waits for a decision")
+            suspend_flow_run(wait_for_input=form, key=key)
+        except httpx.HTTPError:
+            time.sleep(1.0)
+        except (RuntimeError, Abort) as error:
+            return run.say(f"the flow run could not be suspended ({error}); answer with `k2 decide` and go on with `k2 resume`")
+    return run.say("the server is away for good: answer with `k2 decide` and go on with `k2 resume`")
+
+
+def _is_suspended() -> bool:
+    """Whether this flow run's state is set already, as after a server that went away just then."""
+    with get_client(sync_client=True) as client:
+        state = client.read_flow_run(UUID(str(runtime.flow_run.id))).state
+    return state is not None and state.is_paused()
 
 
 def form_of(asked: Question) -> type[RunInput]:

@@ -8,6 +8,7 @@ import pytest
 from machine import LONGER, MINI, Machine, wait_until
 from test_prefect import ask, kill_server, server_processes
 
+from k2.run.lease import is_held
 from k2.run.ledger import IncidentDecided, IncidentOpened, read_facts
 
 pytestmark = pytest.mark.slow
@@ -43,11 +44,12 @@ def trigger(machine: Machine, url: str) -> str:
 
 
 def wait_until_suspended(machine: Machine, url: str, run: str, incidents: int) -> None:
-    """Until the flow run waits for the answer to its so-many-th incident."""
+    """Until the flow run waits for the answer to its so-many-th incident, and its process is gone."""
 
     def holds() -> bool:
         opened = sum(isinstance(fact, IncidentOpened) for fact in read_facts(machine.layout("mini").ledger))
-        return bool(opened == incidents and ask(url, f"/flow_runs/{run}")["state"]["name"] == "Suspended")
+        suspended = ask(url, f"/flow_runs/{run}")["state"]["name"] == "Suspended"
+        return opened == incidents and suspended and not is_held(machine.layout("mini"))
 
     wait_until(holds, 180)
 
