@@ -56,7 +56,7 @@ def told(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Writer:
     return made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # a living Playwright keeps others of this process from starting one
 def browser() -> "Iterator[Browser]":
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: install the system's package to run the browser tests")
