@@ -7,7 +7,6 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= demo
-TOGETHER ?= -n 2 --dist loadfile
 
 .PHONY: demo test unit journeys golden lint clean
 
@@ -17,10 +16,10 @@ demo: $(VENV)/.installed
 test: lint unit
 
 unit: $(VENV)/.test-installed .venv-s3/.installed
-	$(BIN)/python -m pytest $(TOGETHER)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 journeys: $(VENV)/.test-installed .venv-s3/.installed
-	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 900 $(TOGETHER)
+	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 900
 
 golden: $(VENV)/.test-installed
 	$(BIN)/python -m pytest tests/journey/test_golden.py -m slow --regenerate-golden
