@@ -178,7 +178,7 @@ def test_the_installation_is_read_and_never_imported():
     import sys
 
     script = (
-        "import sys; from k2.data.installation import read_installation; from k2.recipe.schema import PythonSource\n"
+        "import sys; from k2.data.installation import read_installation; from k2.recipe.data import PythonSource\n"
         "before = set(sys.modules)\n"
         "for part in ('code', 'reference', 'licences'): list(read_installation(PythonSource(part=part)))\n"
         "print(sorted(set(sys.modules) - before))"
