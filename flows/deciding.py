@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from flows.environment import in_environment
 from flows.prefect_api import api_reachable
 from flows.run import Run
 from k2.run.durable import write_durably
@@ -128,16 +129,8 @@ def _server_of(asked: Asked) -> Iterator[None]:
     known = {"PREFECT_API_URL": asked.api_url}
     if "PREFECT_API_AUTH_STRING" not in os.environ and "PREFECT_SERVER_API_AUTH_STRING" in os.environ:
         known["PREFECT_API_AUTH_STRING"] = os.environ["PREFECT_SERVER_API_AUTH_STRING"]
-    before = {name: os.environ.get(name) for name in known}
-    os.environ.update(known)
-    try:
+    with in_environment(known):
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import flows
+from flows.environment import in_environment
 from flows.prefect_api import api_reachable
 from flows.service import (
     Address,
@@ -93,7 +94,7 @@ def serving(runs_dir: Path) -> Iterator[Service]:
     try:
         with suppress(ServiceFailed) if joined else nullcontext():
             _wait_until_healthy(home, service)
-        with _in_environment(settings(home, service.address, os.environ) | ({} if joined else _BRIEF_RETRIES)):
+        with in_environment(settings(home, service.address, os.environ) | ({} if joined else _BRIEF_RETRIES)):
             yield service
     finally:
         if process is not None:
@@ -203,17 +204,3 @@ def _alone(home: Path) -> Iterator[None]:
     with (home / "LOCK").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _in_environment(chosen: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in chosen}
-    os.environ.update(chosen)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
