@@ -11,10 +11,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+from flows.declaring import Commands, command
+from flows.declaring_data import add_data_commands
 
 DONE, FAILED, REFUSED, STOPPED, WAITS, HELD, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
@@ -41,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run_commands(commands)
     _add_checkpoint_commands(commands)
     _add_proof_commands(commands)
-    _add_data_commands(commands)
+    add_data_commands(commands)
     _add_recipe_commands(commands)
     _add_service_commands(commands)
     return parser
@@ -52,10 +54,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        command: Callable[[argparse.Namespace], int] = arguments.perform
-        return command(arguments)
+        perform: Callable[[argparse.Namespace], int] = arguments.perform
+        return perform(arguments)
     except KeyboardInterrupt:
-        print("interrupted; nothing earned is lost: go on with `k2 resume`", file=sys.stderr)
+        again = f"`k2 resume {arguments.run}`" if arguments.command in ("run", "resume") else "the same command"
+        print(f"interrupted; nothing earned is lost: go on with {again}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -100,33 +103,14 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, words: str, function: str
-) -> argparse.ArgumentParser:
-    """A command whose function a module of `flows.commands` holds (`data.build`); it is imported when the command runs."""
-    parser = commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
-
-    def perform(arguments: argparse.Namespace) -> int:
-        module, _, name = function.partition(".")
-        chosen: Callable[[argparse.Namespace], int] = getattr(import_module(f"flows.commands.{module}"), name)
-        return chosen(arguments)
-
-    parser.set_defaults(perform=perform)
-    parser.add_argument("--json", action="store_true", help="print JSON on standard output and nothing else there")
-    parser.add_argument(
-        "--runs-dir", type=Path, default=Path(os.environ.get("K2_RUNS_DIR", "runs")), help="where runs lie (default: ./runs)"
-    )
-    return parser
-
-
-def _add_run_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    run = _command(commands, "run", "run a recipe from wherever it stands to its end", "runs.run")
+def _add_run_commands(commands: Commands) -> None:
+    run = command(commands, "run", "run a recipe from wherever it stands to its end", "runs.run")
     run.add_argument("recipe", help="a .toml file or a shipped name: k2_tiny, k2_1b, k2_65b")
     run.add_argument("--run", required=True, help="name of the run: its folder under the runs directory")
     run.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c", help="override a field of the recipe")
     run.add_argument("--place", metavar="FILE", help="TOML file that says where the run happens")
     run.add_argument("--ui", action="store_true", help="serve the Prefect UI on loopback while the run lasts")
-    resume = _command(commands, "resume", "go on with a run, from its directory alone", "runs.resume")
+    resume = command(commands, "resume", "go on with a run, from its directory alone", "runs.resume")
     resume.add_argument("run")
     resume.add_argument("--world", metavar="W", help="go on with other ranks than before, as pp2dp1tp1 (and mb4 for the micro-batch)")
     resume.add_argument("--ui", action="store_true", help="serve the Prefect UI on loopback while the run lasts")
@@ -135,36 +119,36 @@ def _add_run_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPar
         ("stop", "ask the trainer to finish its step, save and end"),
         ("report", "build the run's HTML page"),
     ):
-        _command(commands, name, words, f"runs.{name}").add_argument("run")
-    decide = _command(commands, "decide", "answer an open incident", "runs.decide")
+        command(commands, name, words, f"runs.{name}").add_argument("run")
+    decide = command(commands, "decide", "answer an open incident", "runs.decide")
     decide.add_argument("run")
     decide.add_argument("incident", type=int)
     decide.add_argument("action", choices=("rollback", "continue", "abort"))
     decide.add_argument("--to", metavar="CKPT", help="the checkpoint to go back to (default: the policy's choice)")
     decide.add_argument("--data", choices=("skip", "defer"), help="what happens to the data window (default: the recipe's)")
-    logs = _command(commands, "logs", "show the log of a run's trainer", "runs.logs")
+    logs = command(commands, "logs", "show the log of a run's trainer", "runs.logs")
     logs.add_argument("run")
     logs.add_argument("-f", "--follow", action="store_true")
-    _command(commands, "runs", "list the runs here", "runs.runs")
+    command(commands, "runs", "list the runs here", "runs.runs")
 
 
-def _add_checkpoint_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    export = _command(commands, "export", "write a checkpoint in Hugging Face format, logits compared", "checkpoints.export")
+def _add_checkpoint_commands(commands: Commands) -> None:
+    export = command(commands, "export", "write a checkpoint in Hugging Face format, logits compared", "checkpoints.export")
     export.add_argument("run")
     export.add_argument("checkpoint")
     export.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
-    imported = _command(commands, "import", "start a run from an existing Hugging Face Llama, logits compared", "checkpoints.import_model")
+    imported = command(commands, "import", "start a run from an existing Hugging Face Llama, logits compared", "checkpoints.import_model")
     imported.add_argument("folder", type=Path, help="with config.json, safetensors and tokenizer.model")
     imported.add_argument("--run", required=True, help="name of the new run")
     imported.add_argument("--recipe", help="the recipe to train on by (default: k2_tiny's data and schedule for this model)")
     imported.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c", help="override a field of the recipe")
     imported.add_argument("--place", metavar="FILE", help="TOML file that says where the run happens")
-    pin = _command(commands, "pin", "keep a checkpoint, whatever retention says", "checkpoints.pin")
+    pin = command(commands, "pin", "keep a checkpoint, whatever retention says", "checkpoints.pin")
     pin.add_argument("run")
     pin.add_argument("checkpoint")
     pin.add_argument("--release", action="store_true", help="leave it to retention again")
-    _command(commands, "prune", "apply retention: remove what nobody needs any more", "checkpoints.prune").add_argument("run")
-    evaluate = _command(
+    command(commands, "prune", "apply retention: remove what nobody needs any more", "checkpoints.prune").add_argument("run")
+    evaluate = command(
         commands, "eval", "score what is unscored; `k2 eval fetch --to DIR` gets the benchmarks' data", "checkpoints.evaluate"
     )
     evaluate.add_argument("run", help="the run, or the word fetch")
@@ -173,21 +157,21 @@ def _add_checkpoint_commands(commands: "argparse._SubParsersAction[argparse.Argu
     evaluate.add_argument("--to", type=Path, metavar="DIR", help="fetch: the folder to fill, for the place's benchmarks_dir")
     evaluate.add_argument("--from", dest="source", metavar="WHERE", help="fetch: a mirror's address or a folder (default: the Hub)")
     evaluate.add_argument("--offline", action="store_true", help="fetch: get nothing, only say what is there and what is missing")
-    restore = _command(commands, "restore", "a published checkpoint into a new run directory, ready to train on", "checkpoints.restore")
+    restore = command(commands, "restore", "a published checkpoint into a new run directory, ready to train on", "checkpoints.restore")
     restore.add_argument(
         "source", metavar="FROM", help="a target that was published to, or one checkpoint there: s3://bucket/prefix/ckpt_008"
     )
     restore.add_argument("--run", required=True, help="name of the new run")
     restore.add_argument("--checkpoint", metavar="CKPT", help="which checkpoint (default: the newest that is published there)")
     restore.add_argument("--place", metavar="FILE", help="TOML file that says where the run happens")
-    publish = _command(commands, "publish", "upload what is unpublished, and compare every digest", "checkpoints.publish")
+    publish = command(commands, "publish", "upload what is unpublished, and compare every digest", "checkpoints.publish")
     publish.add_argument("run")
     publish.add_argument("--checkpoint", action="append", default=[], help="only these (default: all)")
     publish.add_argument("--to", required=True, metavar="TARGET", help="s3://bucket/prefix, hf://owner/name or file:///folder")
 
 
-def _add_proof_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    proof = _command(commands, "verify-resume", "train unbroken and broken, and compare every number", "proofs.verify_resume")
+def _add_proof_commands(commands: Commands) -> None:
+    proof = command(commands, "verify-resume", "train unbroken and broken, and compare every number", "proofs.verify_resume")
     proof.add_argument("recipe")
     proof.add_argument("--at", type=int, metavar="STEP", help="stop after this step and resume (default: half of them)")
     proof.add_argument("--steps", type=int, metavar="N", help="how many steps of the first stage (default: 12)")
@@ -197,105 +181,22 @@ def _add_proof_commands(commands: "argparse._SubParsersAction[argparse.ArgumentP
     proof.add_argument("--place", metavar="FILE", help="TOML file that says where it is trained")
 
 
-def _add_data_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    group = commands.add_parser("data", help="build and question the data", description="Build and question the data.")
-    data = group.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
-    build = _command(data, "build", "build tokens and chunks, restartable", "data.build")
-    build.add_argument("recipe")
-    build.add_argument("--out", type=Path, required=True)
-    build.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c")
-    build.add_argument("--place", metavar="FILE")
-    verify = _command(data, "verify", "check every receipt and digest below a folder or of a run", "data.verify")
-    verify.add_argument("folder", help="a folder, or the name of a run")
-    verify.add_argument("--steps", type=int, default=0, metavar="N", help="also derive so many steps' rows anew from the raw text")
-    verify.add_argument("--seed", type=int, default=0, help="draws them (default: 0)")
-    verify.add_argument("--stage", help="with --step: this step's rows")
-    verify.add_argument("--step", type=int)
-    mix = _command(data, "mix", "the mix, declared by a recipe or counted from a run's chunks", "data.mix")
-    mix.add_argument("recipe_or_run")
-    mix.add_argument("--tokens", type=Path, metavar="FILE", help="TOML with the tokens of each subset: plan the recipe's mix of them")
-    _command(data, "order", "the effective order of the chunks, with who, when, why, and who trained what", "data.order").add_argument(
-        "run"
-    )
-    seen = _command(data, "seen", "which documents a step consumed, or which steps a document", "data.seen")
-    seen.add_argument("run")
-    seen.add_argument("--stage")
-    seen.add_argument("--step", type=int)
-    seen.add_argument("--document", metavar="ID")
-    seen.add_argument("--until", metavar="CKPT", help="only what this checkpoint has seen")
-    seen.add_argument("--attempt", type=int, help="what this attempt has seen, also where a rollback gave it up")
-    _add_data_operations(data)
-    _add_data_layouts(data)
-
-
-def _add_data_operations(data: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    def operation(name: str, words: str) -> argparse.ArgumentParser:
-        parser = _command(data, name, words, f"operations.{name}")
-        parser.add_argument("run")
-        parser.add_argument("--stage", required=True)
-        parser.add_argument("--why", required=True, help="for whoever reads the ledger later")
-        parser.add_argument("--who", help="default: the user who is logged in")
-        return parser
-
-    defer = operation("defer", "move the chunk at a position to the end of the order")
-    defer.add_argument("--position", type=int, required=True)
-    skip = operation("skip", "never train some steps, or some rows of a chunk")
-    skip.add_argument("--steps", type=_range, metavar="A-B", help="counted from 1, the last one included")
-    skip.add_argument("--chunk", type=int)
-    skip.add_argument("--rows", type=_range, metavar="A-B", help="of the chunk, counted from 0, the last one included")
-    reorder = operation("reorder", "put the chunks from a position on in another order")
-    reorder.add_argument("--position", type=int, required=True)
-    reorder.add_argument("--chunks", type=_numbers, required=True, metavar="A-B,C,...", help="what stands there in its new order")
-    repeat = operation("repeat", "train the chunk at a position once more, in the place of a later one")
-    repeat.add_argument("--position", type=int, required=True)
-    repeat.add_argument("--at", type=int, required=True, metavar="POSITION", help="where; the chunk that stands there is left out")
-
-
-def _add_data_layouts(data: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    export = _command(data, "export", "write a run's chunks in another layout", "layouts.export")
-    export.add_argument("chunks", help="the run whose chunks these are")
-    export.add_argument("--format", choices=("jsonl", "megatron"), required=True, help="K2's published rows, or Megatron's .bin and .idx")
-    export.add_argument("--out", type=Path, required=True)
-    export.add_argument("--stage", action="append", default=[], help="only this one (default: all)")
-    export.add_argument("--chunk", type=int, action="append", default=[], help="only this one (default: all)")
-    imported = _command(data, "import", "take chunks that are tokenized already, ready to train on", "layouts.import_")
-    imported.add_argument("recipe")
-    imported.add_argument("source", type=Path, help="folder with <stage>/chunk_000.jsonl, or .bin and .idx, a file a chunk")
-    imported.add_argument("--format", choices=("jsonl", "megatron"), required=True)
-    imported.add_argument("--out", type=Path, required=True)
-    imported.add_argument("--subset", help="the subset that Megatron's files are of: they do not say")
-    imported.add_argument("--held-out", type=Path, metavar="FILE", help="documents for the evaluation: JSON lines of id, subset, text")
-    imported.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c")
-    imported.add_argument("--place", metavar="FILE")
-
-
-def _range(text: str) -> tuple[int, int]:
-    """`A-B`, or one number."""
-    first, _, last = text.partition("-")
-    return int(first), int(last or first)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """`0-15,32-37,160`."""
-    return tuple(number for part in text.split(",") for first, last in [_range(part.strip())] for number in range(first, last + 1))
-
-
-def _add_recipe_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    plan = _command(commands, "plan", "what a recipe would take, before anything starts", "recipes.plan")
+def _add_recipe_commands(commands: Commands) -> None:
+    plan = command(commands, "plan", "what a recipe would take, before anything starts", "recipes.plan")
     plan.add_argument("recipe")
     plan.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c")
     group = commands.add_parser("recipe", help="validate and compare recipes", description="Validate and compare recipes.")
     recipe = group.add_subparsers(dest="recipe_command", required=True, metavar="COMMAND")
-    _command(recipe, "check", "validate a recipe", "recipes.check").add_argument("recipe")
-    diff = _command(recipe, "diff", "show what differs between two recipes", "recipes.diff")
+    command(recipe, "check", "validate a recipe", "recipes.check").add_argument("recipe")
+    diff = command(recipe, "diff", "show what differs between two recipes", "recipes.diff")
     diff.add_argument("a")
     diff.add_argument("b")
     spikes = commands.add_parser("spikes", help="question the spike detector", description="Question the spike detector.")
     inner = spikes.add_subparsers(dest="spikes_command", required=True, metavar="COMMAND")
-    replay = _command(inner, "replay", "run the detector over a recorded curve (.csv, .csv.gz, .jsonl)", "spikes.replay")
+    replay = command(inner, "replay", "run the detector over a recorded curve (.csv, .csv.gz, .jsonl)", "spikes.replay")
     replay.add_argument("file", type=Path)
     replay.add_argument("--recipe", help="whose detector settings (default: k2_65b)", default="k2_65b")
-    benchmark = _command(
+    benchmark = command(
         inner, "benchmark", "this detector and the published ones, on synthetic families and on recorded curves", "spikes.benchmark"
     )
     benchmark.add_argument("folder", type=Path, nargs="?", help="a folder of curves, labelled by sustained_rises.csv in it")
@@ -305,10 +206,10 @@ def _add_recipe_commands(commands: "argparse._SubParsersAction[argparse.Argument
     _add_goodput_commands(commands)
 
 
-def _add_goodput_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_goodput_commands(commands: Commands) -> None:
     group = commands.add_parser("goodput", help="price policies at scale", description="Price policies at scale.")
     inner = group.add_subparsers(dest="goodput_command", required=True, metavar="COMMAND")
-    simulate = _command(inner, "simulate", "what share of the time would count, by policy and failure rate", "goodput.simulate")
+    simulate = command(inner, "simulate", "what share of the time would count, by policy and failure rate", "goodput.simulate")
     simulate.add_argument("recipe", help="a .toml file or a shipped name: k2_tiny, k2_1b, k2_65b")
     simulate.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c")
     simulate.add_argument(
@@ -321,11 +222,11 @@ def _add_goodput_commands(commands: "argparse._SubParsersAction[argparse.Argumen
     simulate.add_argument("--seed", type=int, default=0)
 
 
-def _add_service_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    up = _command(commands, "up", "start a local server with UI, its deployments and a worker", "service.up")
+def _add_service_commands(commands: Commands) -> None:
+    up = command(commands, "up", "start a local server with UI, its deployments and a worker", "service.up")
     up.add_argument("--host", default="127.0.0.1", help="beyond loopback PREFECT_SERVER_API_AUTH_STRING must be set")
     up.add_argument("--port", type=int, default=4200)
-    _command(commands, "down", "stop the local server and worker", "service.down")
+    command(commands, "down", "stop the local server and worker", "service.down")
 
 
 if __name__ == "__main__":
