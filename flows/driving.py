@@ -134,6 +134,7 @@ def export_to(layout: RunLayout, checkpoint: str, out: Path, say: Say) -> Receip
 
 def publish_to(layout: RunLayout, target: str, checkpoints: tuple[str, ...], say: Say) -> list[dict[str, object]]:
     """Publish what is exported to the given target; a row a checkpoint. What the place's own targets are owed, they get too."""
+    from k2.publish.site import publish_shown
     from k2.publish.target import parse_target, resolve_targets
     from k2.publish.upload import publish_checkpoint
 
@@ -147,6 +148,9 @@ def publish_to(layout: RunLayout, target: str, checkpoints: tuple[str, ...], say
                 others = () if "published" in held.settled else resolve_targets(run.place, layout)
                 receipt = publish_checkpoint(run.recipe, layout, held.name, (*others, wanted))
                 rows += [{"checkpoint": held.name, **claim} for claim in receipt.facts["targets"] if claim["target"] == str(wanted)]
+        for held in run.holdings().checkpoints:
+            if (shown := find_receipt(layout.shown(held.name))) is not None and (not checkpoints or held.name in checkpoints):
+                publish_shown(layout, shown, [wanted])
     return rows
 
 

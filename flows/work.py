@@ -138,9 +138,7 @@ def settle(run: Run, action: Settle) -> Receipt:
 
             return publish_checkpoint(run.recipe, run.layout, action.checkpoint, resolve_targets(run.place, run.layout))
         case "shown":
-            from k2.report.page import show_checkpoint
-
-            return show_checkpoint(run.recipe, run.layout, run.facts(), action.checkpoint, time.time())
+            return _shown(run, action.checkpoint)
 
 
 def score_with(run: Run, checkpoint: str, suite: str) -> None:
@@ -167,13 +165,16 @@ def marked_tasks(run: Run, checkpoint: str) -> dict[str, str]:
 def release(run: Run) -> Receipt:
     """The last page, and the index of all that was published, to every target."""
     from k2.publish.release import publish_release
+    from k2.publish.site import refresh_site
     from k2.publish.target import resolve_targets
     from k2.report.page import build_page
 
     draw_healed(run)
     complete_evidence(run)
     build_page(run.recipe, run.layout, run.facts(), time.time())
-    return publish_release(run.recipe, run.layout, resolve_targets(run.place, run.layout))
+    targets = resolve_targets(run.place, run.layout)
+    refresh_site(run.layout, run.holdings().checkpoints, targets)
+    return publish_release(run.recipe, run.layout, targets)
 
 
 class PlainPerformer:
@@ -239,6 +240,19 @@ def _raise_refused(answer: EvaluatorAnswer) -> None:
     if not answer.ok:
         kind = EvaluationRefused if answer.permanent else EvaluationFailed
         raise kind(answer.error or "the evaluator gave no reason")
+
+
+def _shown(run: Run, name: str) -> Receipt:
+    """On the page and in the galleries, here and at every target."""
+    from k2.publish.site import publish_shown
+    from k2.publish.target import resolve_targets
+    from k2.publish.upload import claims
+    from k2.report.page import show_checkpoint
+
+    def publish(shown: Receipt) -> list[dict[str, object]]:
+        return claims(publish_shown(run.layout, shown, resolve_targets(run.place, run.layout)))
+
+    return show_checkpoint(run.recipe, run.layout, run.facts(), name, time.time(), publish)
 
 
 def _verified(run: Run, name: str) -> Receipt:

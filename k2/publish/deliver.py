@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from k2.publish.failure import PublishFailed, PublishRefused
 from k2.publish.parcel import Item, Parcel
-from k2.run.receipt import RECEIPT, Receipt
+from k2.run.receipt import Receipt
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +48,19 @@ class Store(Protocol):
 
 def deliver(store: Store, parcel: Parcel, target: str) -> Delivered:
     """Bring the parcel into the store and commit it. `PublishRefused` when another one stands under its name."""
-    receipt_path = f"{parcel.name}/{RECEIPT}"
-    content = store.read(receipt_path)
+    content = store.read(parcel.receipt_path)
     if content is not None and judge(content, parcel, target) == "abandoned":
         _retract(store, parcel, content)
-    sent = [item for item in parcel.items if _bring(store, f"{parcel.name}/{item.path}", item, target)]
-    store.create(receipt_path, parcel.receipt_content)
+    sent = [item for item in parcel.items if _bring(store, parcel.path_of(item), item, target)]
+    store.create(parcel.receipt_path, parcel.receipt_content)
     # read back whoever created it: Swift checks the condition and writes apart, so that of simultaneous creators the last one stands
-    standing = store.read(receipt_path)
+    standing = store.read(parcel.receipt_path)
     if standing is None or judge(standing, parcel, target) != "same":
         raise PublishFailed(
-            f"{target}/{receipt_path} changed while {parcel.name} was being published; stop the other publisher, then try again"
+            f"{target}/{parcel.receipt_path} changed while {parcel.name} was being published; stop the other publisher, then try again"
         )
+    for item in parcel.living:
+        _bring(store, parcel.path_of(item), item, target)
     delivered = Delivered(target, len(parcel.items), parcel.total_bytes, len(sent))
     log.info(
         "%s -> %s: sent %d of %d files, %d of %d bytes",
@@ -75,7 +76,7 @@ def deliver(store: Store, parcel: Parcel, target: str) -> Delivered:
 
 def inspect(store: Store, parcel: Parcel, target: str) -> list[str]:
     """What is wrong with the parcel in the store, one line each. Sends nothing."""
-    content = store.read(f"{parcel.name}/{RECEIPT}")
+    content = store.read(parcel.receipt_path)
     if content is None:
         return [f"{target}/{parcel.name}: has no receipt, so it was never published"]
     try:
@@ -83,8 +84,8 @@ def inspect(store: Store, parcel: Parcel, target: str) -> list[str]:
             return [f"{target}/{parcel.name}: is a checkpoint that was set aside since"]
     except PublishRefused as refusal:
         return [str(refusal)]
-    found = {item.path: store.differs(f"{parcel.name}/{item.path}", item) for item in parcel.items}
-    return [f"{target}/{parcel.name}/{path}: {wrong}" for path, wrong in found.items() if wrong is not None]
+    found = {parcel.path_of(item): store.differs(parcel.path_of(item), item) for item in parcel.items}
+    return [f"{target}/{path}: {wrong}" for path, wrong in found.items() if wrong is not None]
 
 
 def judge(content: bytes, parcel: Parcel, target: str) -> Literal["same", "abandoned"]:
@@ -92,7 +93,7 @@ def judge(content: bytes, parcel: Parcel, target: str) -> Literal["same", "aband
     try:
         standing = Receipt.model_validate_json(content)
     except ValidationError as error:
-        raise PublishRefused(f"{target}/{parcel.name}/{RECEIPT} was not written by k2; give the run a target of its own") from error
+        raise PublishRefused(f"{target}/{parcel.receipt_path} was not written by k2; give the run a target of its own") from error
     if standing.digest == parcel.receipt.digest:
         return "same"
     if standing.inputs.get("checkpoint") in parcel.abandoned:
@@ -123,4 +124,4 @@ def _retract(store: Store, parcel: Parcel, content: bytes) -> None:
     digest = Receipt.model_validate_json(content).digest
     log.warning("%s as published before was set aside since; its receipt moves to retracted/", parcel.name)
     store.create(f"retracted/{parcel.name}-{digest[:12]}.json", content)
-    store.remove(f"{parcel.name}/{RECEIPT}")
+    store.remove(parcel.receipt_path)

@@ -53,13 +53,23 @@ class Repository:
 
     def receipt(self, revision: str) -> bytes | None:
         """The published receipt at a revision, if both are there."""
+        return self.read(RECEIPT, revision)
+
+    def read(self, path: str, revision: str) -> bytes | None:
+        """The content of a small file at a revision, if both are there."""
         from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 
         with tempfile.TemporaryDirectory() as folder:
             try:
-                return Path(self.api.hf_hub_download(self.name, RECEIPT, revision=revision, local_dir=folder)).read_bytes()
+                return Path(self.api.hf_hub_download(self.name, path, revision=revision, local_dir=folder)).read_bytes()
             except (EntryNotFoundError, RevisionNotFoundError):
                 return None
+
+    def head(self, branch: str) -> str:
+        """The commit that the branch is now."""
+        head = self.api.repo_info(self.name, revision=branch).sha
+        assert head is not None
+        return head
 
     def tree(self, revision: str) -> dict[str, Entry]:
         """Every file at a revision."""
@@ -70,22 +80,26 @@ class Repository:
 
     def commit(self, parcel: Parcel, items: list[Item], branch: str) -> str:
         """Bring the branch to exactly the parcel in one commit, on top of what it is now; give the commit's name."""
+        head = self.head(branch)
+        done = self.change(parcel, items, stale(self.receipt(head), self.tree(head), items), branch, head)
+        self.verify(items, done)
+        return done
+
+    def change(self, parcel: Parcel, items: list[Item], gone: list[str], branch: str, head: str) -> str:
+        """One commit upon `head`, which the branch must still be: files that come and files that go; the commit's name."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        head = self.api.repo_info(self.name, revision=branch).sha
-        assert head is not None
-        stale = _stale(self.receipt(head), self.tree(head), items)
         done = self.api.create_commit(
             self.name,
-            [CommitOperationAdd(i.path, str(i.source)) for i in items] + [CommitOperationDelete(path) for path in stale],
+            [CommitOperationAdd(i.path, str(i.source)) for i in items] + [CommitOperationDelete(path) for path in gone],
             commit_message=f"{parcel.name} of {parcel.receipt.facts.get('run', 'a run')}",
             revision=branch,
             parent_commit=head,
         )
-        self._verify(items, done.oid)
         return done.oid
 
-    def _verify(self, items: list[Item], revision: str) -> None:
+    def verify(self, items: list[Item], revision: str) -> None:
+        """`PublishFailed` when a file there is not the item."""
         wrong = differences(items, self.tree(revision))
         if wrong:
             raise PublishFailed(
@@ -113,16 +127,20 @@ class HubShelf:
 
 
 @contextmanager
-def reading(target: HubTarget) -> Iterator[Repository]:
-    """The repository, to read from."""
-    with _explained(f"nothing could be restored from {target}"):
+def connected(target: HubTarget, failing: str) -> Iterator[Repository]:
+    """The target's repository; what the client throws comes out as what it means; `failing` says what cannot be done then."""
+    with _explained(failing):
         yield Repository(_client(target), target)
+
+
+def cannot_publish(target: HubTarget, parcel: Parcel) -> str:
+    """What is said first of a failure."""
+    return f"{parcel.name} could not be published to {target}"
 
 
 def publish_to_hub(target: HubTarget, parcel: Parcel) -> Delivered:
     """Deliver the parcel as a branch and a tag, and lead `main` to it if it is the newest."""
-    with _explained(f"{parcel.name} could not be published to {target}"), tempfile.TemporaryDirectory() as staging:
-        repository = Repository(_client(target), target)
+    with connected(target, cannot_publish(target, parcel)) as repository, tempfile.TemporaryDirectory() as staging:
         items = _all_items(parcel, Path(staging))
         repository.api.create_repo(target.repository, exist_ok=True)
         sent = _deliver(repository, parcel, items)
@@ -133,8 +151,7 @@ def publish_to_hub(target: HubTarget, parcel: Parcel) -> Delivered:
 
 def inspect_hub(target: HubTarget, parcel: Parcel) -> list[str]:
     """What is wrong with the parcel there."""
-    with _explained(f"{parcel.name} could not be published to {target}"), tempfile.TemporaryDirectory() as staging:
-        repository = Repository(_client(target), target)
+    with connected(target, cannot_publish(target, parcel)) as repository, tempfile.TemporaryDirectory() as staging:
         content = repository.receipt(_tag(parcel))
         if content is None:
             return [f"{target}: has no tag {_tag(parcel)}, so {parcel.name} was never published"]
@@ -205,7 +222,7 @@ def _counts_before(standing: Receipt, parcel: Parcel) -> bool:
     return standing.inputs.get("checkpoint") in parcel.abandoned or standing.facts["tokens"] < parcel.receipt.facts["tokens"]
 
 
-def _stale(standing: bytes | None, tree: Mapping[str, Entry], items: list[Item]) -> list[str]:
+def stale(standing: bytes | None, tree: Mapping[str, Entry], items: list[Item]) -> list[str]:
     """Files that an earlier receipt brought and this one does not. Files that nobody's receipt lists are left alone."""
     receipt = None if standing is None else _parse(standing)
     brought = {file.path for file in receipt.files} if receipt else set()
@@ -214,9 +231,14 @@ def _stale(standing: bytes | None, tree: Mapping[str, Entry], items: list[Item])
 
 def _all_items(parcel: Parcel, staging: Path) -> list[Item]:
     """The parcel's files and its receipt: a commit takes them together."""
+    return [*parcel.items, receipt_item(parcel, RECEIPT, staging)]
+
+
+def receipt_item(parcel: Parcel, path: str, staging: Path) -> Item:
+    """The parcel's receipt as a file to be sent to `path`."""
     receipt = staging / RECEIPT
     receipt.write_bytes(parcel.receipt_content)
-    return [*parcel.items, Item(RECEIPT, receipt, receipt.stat().st_size, digest_file(receipt))]
+    return Item(path, receipt, receipt.stat().st_size, digest_file(receipt))
 
 
 def _tag(parcel: Parcel) -> str:

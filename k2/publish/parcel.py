@@ -29,12 +29,26 @@ class Item:
 
 @dataclass(frozen=True)
 class Parcel:
-    """What is published under `name`. `receipt` is written last, once, and makes the rest exist."""
+    """What is published under `name`. `receipt` is written last, once, and makes the rest exist.
+
+    A parcel with a `folder` adds its items to what others brought there. `living` files lie there too and change with every parcel.
+    """
 
     name: str
     items: tuple[Item, ...]
     receipt: Receipt
     abandoned: frozenset[str] = frozenset()  # digests of the checkpoints that were set aside
+    folder: str | None = None
+    living: tuple[Item, ...] = ()
+
+    @property
+    def receipt_path(self) -> str:
+        """Where the receipt stands at a target."""
+        return f"{self.name}/{RECEIPT}"
+
+    def path_of(self, item: Item) -> str:
+        """Where the item lies at a target."""
+        return f"{self.folder or self.name}/{item.path}"
 
     @property
     def receipt_content(self) -> bytes:

@@ -30,6 +30,13 @@ _CREDENTIALS = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
 )
 _ABSENT = ("404", "NoSuchKey")
+_CONTENT_TYPES = {  # what a browser shows instead of saving it, where a bucket is served as a site
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".md": "text/markdown; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 _FIXES = {  # error codes that a retry does not mend
     "SignatureDoesNotMatch": "the secret key is wrong: correct AWS_SECRET_ACCESS_KEY",
     "InvalidAccessKeyId": "the access key is unknown there: correct AWS_ACCESS_KEY_ID, or AWS_ENDPOINT_URL",
@@ -76,7 +83,9 @@ class S3Store:
         return None if same else "has other content"
 
     def send(self, path: str, item: Item) -> None:
-        place = Place(self.client, self.target.bucket, self._at(path)["Key"], {"Metadata": {"sha256": item.sha256}} | self.checksum)
+        shown_as = _CONTENT_TYPES.get(item.source.suffix)
+        about = {"Metadata": {"sha256": item.sha256}} | self.checksum | ({"ContentType": shown_as} if shown_as else {})
+        place = Place(self.client, self.target.bucket, self._at(path)["Key"], about)
         self._sent[path] = send_file(place, item.source, self.part_bytes)
 
     def fetch(self, path: str, to: Path) -> None:

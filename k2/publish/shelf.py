@@ -41,9 +41,9 @@ def browse(target: Target) -> Iterator[Shelf]:
             with opened(target, f"nothing could be restored from {target}") as store:
                 yield S3Shelf(store)
         case HubTarget():
-            from k2.publish.hub import HubShelf, reading
+            from k2.publish.hub import HubShelf, connected
 
-            with reading(target) as repository:
+            with connected(target, f"nothing could be restored from {target}") as repository:
                 yield HubShelf(repository)
 
 

@@ -14,6 +14,7 @@ from k2.publish.deliver import Delivered
 from k2.publish.failure import PublishFailed, PublishRefused
 from k2.publish.folder import inspect_folder, publish_to_folder
 from k2.publish.hub import inspect_hub, publish_to_hub
+from k2.publish.hub_folder import add_to_hub
 from k2.publish.parcel import Item, Parcel, digests_of, item_from_file, items_from_output
 from k2.publish.s3 import inspect_s3, publish_to_s3
 from k2.publish.target import FolderTarget, HubTarget, S3Target, Target
@@ -87,7 +88,7 @@ def _publish(target: Target, parcel: Parcel) -> Delivered:
         case S3Target():
             return publish_to_s3(target, parcel)
         case HubTarget():
-            return publish_to_hub(target, parcel)
+            return publish_to_hub(target, parcel) if parcel.folder is None else add_to_hub(target, parcel)
 
 
 def _inspect(target: Target, parcel: Parcel) -> list[str]:

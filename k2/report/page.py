@@ -6,6 +6,7 @@ and a few lines of script stand inline, and the page's own policy forbids everyt
 
 import base64
 import hashlib
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import k2
 from k2.recipe.load import digest
 from k2.recipe.schema import Recipe
 from k2.report.content import Content, read_content
-from k2.report.gallery.site import add_to_gallery
+from k2.report.gallery.site import add_to_gallery, files_of
 from k2.report.words import carbon, count, duration, energy, loss, number, percent, rate
 from k2.run.durable import write_durably
 from k2.run.layout import RunLayout
@@ -21,6 +22,7 @@ from k2.run.ledger import Fact
 from k2.run.receipt import Receipt, commit_receipt_only, digest_files, find_receipt
 from k2.run.receipt import now as time_now
 
+Publish = Callable[[Receipt], list[dict[str, object]]]
 _WORDS = (carbon, count, duration, energy, loss, number, percent, rate)
 
 
@@ -30,8 +32,17 @@ def build_page(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: float)
     return layout.page
 
 
-def show_checkpoint(recipe: Recipe, layout: RunLayout, facts: list[Fact], name: str, now: float) -> Receipt:
-    """Settle the duty `shown`: build the page with the checkpoint on it and leave a receipt. Once settled it stays so."""
+def nowhere(_shown: Receipt) -> list[dict[str, object]]:
+    """Nothing is sent."""
+    return []
+
+
+def show_checkpoint(recipe: Recipe, layout: RunLayout, facts: list[Fact], name: str, now: float, publish: Publish = nowhere) -> Receipt:
+    """Settle the duty `shown`: page and gallery with the checkpoint on them, here and where `publish` brings them, and a receipt.
+
+    `publish` is given the receipt as it will be, which lists the checkpoint's files in the gallery, and gives its claims for it.
+    Once settled it stays so.
+    """
     found = find_receipt(layout.shown(name))
     if found is not None:
         return found
@@ -46,9 +57,11 @@ def show_checkpoint(recipe: Recipe, layout: RunLayout, facts: list[Fact], name: 
         recipe=digest(recipe),
         made_at=time_now(),
         inputs={kind: receipt.digest for kind, receipt in inputs.items() if receipt},
-        facts={kind: digest_files(page.parent, [shown])[0].model_dump() for kind, shown in (("page", page), ("gallery", gallery))},
+        facts={kind: digest_files(layout.report, [shown])[0].model_dump() for kind, shown in (("page", page), ("gallery", gallery))},
+        files=digest_files(layout.report, files_of(layout, name)),
     )
-    return commit_receipt_only(layout.shown(name), receipt)
+    claimed = receipt.model_copy(update={"facts": receipt.facts | {"targets": publish(receipt)}})
+    return commit_receipt_only(layout.shown(name), claimed)
 
 
 def render(content: Content) -> str:

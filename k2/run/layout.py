@@ -202,17 +202,22 @@ class RunLayout:
     def published(self, name: str) -> Path:
         return self.root / "published" / name
 
+    @property
+    def report(self) -> Path:
+        """What people look at: the page and the galleries."""
+        return self.root / "report"
+
     def shown(self, name: str) -> Path:
-        return self.root / "report" / "shown" / name
+        return self.report / "shown" / name
 
     @property
     def page(self) -> Path:
-        return self.root / "report" / "index.html"
+        return self.report / "index.html"
 
     @property
     def gallery(self) -> Path:
         """The static site of what checkpoints answered."""
-        return self.root / "report" / "gallery"
+        return self.report / "gallery"
 
     @property
     def release(self) -> Path:

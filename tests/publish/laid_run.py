@@ -1,5 +1,6 @@
 """A run directory with exported and scored checkpoints, laid through the real receipt functions."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class Run:
             exported = {"max_abs_logit_difference": 1.2e-6, "parameters": weights, "stage": "stage1", "context": 32}
             export = seal_folder(folder, self._receipt("export", name, {"checkpoint": checkpoint.digest}, exported))
         with durable_folder(self.layout.scores(name)) as folder:
-            (folder / "samples_k2_choice.jsonl").write_text('{"doc_id": 0, "acc": 1.0}\n')
+            (folder / "samples_k2_choice.jsonl").write_text(json.dumps(self._answer(name)) + "\n")
             seal_folder(folder, self._receipt("scores", name, {"export": export.digest}, self._scores(facts)))
         return name
 
@@ -100,6 +101,10 @@ class Run:
         }
         return {"stage1": {"samples": 96, "tokens": 96 * 32, "remainder": {}, "subsets": counted}}
 
+    def _answer(self, checkpoint: str) -> dict[str, Any]:
+        answered = {"responses": [[-1.5, True], [-2.0, False]], "metrics": {"acc": 1.0}, "filter": "none"}
+        return {"task": "k2_choice", "doc_id": 0, "target": checkpoint, **answered}
+
     def _scores(self, facts: dict[str, Any]) -> dict[str, Any]:
         score = {
             "task": "k2_choice",
@@ -115,6 +120,8 @@ class Run:
             "step": facts["step"],
             "tokens": facts["tokens"],
             "suite": "k2_tiny",
+            "suites": ["k2_tiny"],
+            "tasks": {"k2_choice": "0" * 64, "k2_bits": "0" * 64},
             "harness": "0.4.13",
             "data": "0" * 64,
             "scores": [

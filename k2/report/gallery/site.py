@@ -21,6 +21,19 @@ from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, find_receipt
 
 QUESTIONS = "questions.jsonl"
+_WORDS = """# Galleries of {run}
+
+Open `index.html`: what every checkpoint answered, two side by side, and the same prompts along the training. For programs:
+
+- `<metric>/<shots>/<checkpoint>/<task>.js`: a checkpoint's answers, a row and filter each: the log-likelihood of every option, or what
+  was generated, and the metrics of the row
+- `prompts/0/<checkpoint>/<task>.js`: what was written on from the fixed prompts
+- `questions/<task>.js`: what was asked, the same for all checkpoints; `task` and `doc_id` lead from an answer to its question
+- `index.js`: the checkpoints, the tasks and their scores
+
+Each file is one call, `gallery.take(key, value)`, as a page that is read from a disk can load scripts and nothing else; `value` is JSON.
+The same answers are `scores/samples_<task>.jsonl` of each published checkpoint.
+"""
 READ_ONLY = "bypass"  # lm-eval's metric of a task that is only read: the prompt gallery
 
 
@@ -47,9 +60,20 @@ def add_to_gallery(recipe: Recipe, layout: RunLayout, checkpoint: str) -> Path:
     return write_index(recipe, layout)
 
 
+def files_of(layout: RunLayout, checkpoint: str) -> list[Path]:
+    """The checkpoint's answers in the gallery, and the questions that they answer; none where it has no scores."""
+    receipt = find_receipt(layout.scores(checkpoint))
+    tasks = () if receipt is None else _tasks_of(layout, receipt).values()
+    return [path for task in tasks for path in (_answers_file(layout, checkpoint, task), _questions_file(layout, task))]
+
+
 def write_index(recipe: Recipe, layout: RunLayout) -> Path:
-    """The page, and the index of what is there to be read."""
-    scored = [(held, receipt) for held in held_checkpoints(recipe, layout) if (receipt := find_receipt(layout.scores(held.name)))]
+    """The page, and the index of what is there to be read: a scored checkpoint whose answers are not here yet comes with them."""
+    scored = [
+        (held, receipt)
+        for held in held_checkpoints(recipe, layout)
+        if (receipt := find_receipt(layout.scores(held.name))) and all(path.is_file() for path in files_of(layout, held.name))
+    ]
     tasks = _merged(_tasks_of(layout, receipt) for _, receipt in scored)
     index = {
         "run": layout.name,
@@ -58,6 +82,7 @@ def write_index(recipe: Recipe, layout: RunLayout) -> Path:
         "tasks": [asdict(task) for task in tasks],
     }
     _write_script(layout.gallery / "index.js", "index", index)
+    write_durably(layout.gallery / "README.md", _WORDS.format(run=layout.name).encode())
     write_durably(layout.gallery / "index.html", _page(layout.name).encode())
     return layout.gallery / "index.html"
 
@@ -101,14 +126,22 @@ def _write_answers(layout: RunLayout, receipt: Receipt, task: ShownTask) -> None
     """A checkpoint's answers to one task, as the page reads them: a list a filter and row."""
     rows = _lines(layout.scores(receipt.name) / f"samples_{task.task}.jsonl")
     answers = [{key: row[key] for key in ("task", "doc_id", "responses", "metrics", "filter")} for row in rows]
-    _write_script(layout.gallery / task.folder / receipt.name / f"{task.task}.js", f"{receipt.name}/{task.task}", answers)
+    _write_script(_answers_file(layout, receipt.name, task), f"{receipt.name}/{task.task}", answers)
 
 
 def _write_questions(layout: RunLayout, task: ShownTask) -> None:
-    target = layout.gallery / "questions" / f"{task.task}.js"
+    target = _questions_file(layout, task)
     source = layout.questions(task.suite, task.task) / QUESTIONS
     if not target.exists():
         _write_script(target, f"questions/{task.task}", _lines(source))
+
+
+def _answers_file(layout: RunLayout, checkpoint: str, task: ShownTask) -> Path:
+    return layout.gallery / task.folder / checkpoint / f"{task.task}.js"
+
+
+def _questions_file(layout: RunLayout, task: ShownTask) -> Path:
+    return layout.gallery / "questions" / f"{task.task}.js"
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
