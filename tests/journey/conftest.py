@@ -1,10 +1,12 @@
 """The fixtures of the journeys."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from machine import LONGER, Machine
+from prefect_service import server_processes
 
 
 @pytest.fixture
@@ -23,3 +25,13 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     assert done.returncode == 0, done.stderr[-4000:]
     yield here
     here.end()
+
+
+@pytest.fixture
+def url(machine: Machine) -> Iterator[str]:
+    """The address of a service: server, deployments, worker."""
+    up = machine.k2("up", "--port", "0", "--json")
+    assert up.returncode == 0, up.stderr
+    yield json.loads(up.stdout)["url"]
+    machine.k2("down")
+    assert server_processes(machine) == []

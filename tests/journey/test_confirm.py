@@ -1,12 +1,10 @@
 """A human is asked in the Prefect UI: the run is suspended, outlives server and worker, and whoever answers first wins."""
 
-import json
 import shutil
-from collections.abc import Iterator
 
 import pytest
-from machine import LONGER, MINI, Machine, wait_until
-from test_prefect import ask, kill_server, server_processes
+from machine import MINI, Machine, wait_until
+from prefect_service import ask, kill_server, trigger_mini
 
 from k2.run.lease import is_held
 from k2.run.ledger import IncidentDecided, IncidentOpened, read_facts
@@ -19,28 +17,10 @@ CONFIRM = ('spikes.mode="confirm"', "spikes.persistence_steps=6", "spikes.margin
 OLD_ANSWER = {"action": "rollback", "question": "mini incident 001: stage1 step 26, attempt 1"}
 
 
-@pytest.fixture
-def url(machine: Machine) -> Iterator[str]:
-    """The address of a service: server, deployments, worker."""
-    up = machine.k2("up", "--port", "0", "--json")
-    assert up.returncode == 0, up.stderr
-    yield json.loads(up.stdout)["url"]
-    machine.k2("down")
-    assert server_processes(machine) == []
-
-
 def trigger(machine: Machine, url: str) -> str:
     recipe = machine.root / "spiked.toml"
     recipe.write_text(MINI.read_text() + FAULTS)
-    request = {
-        "recipe": str(recipe),
-        "run": "mini",
-        "place": str(machine.place),
-        "overrides": [LONGER[1], LONGER[3], *CONFIRM],
-        "runs_dir": str(machine.runs),
-    }
-    deployment = ask(url, "/deployments/name/pretrain/pretrain")["id"]
-    return str(ask(url, f"/deployments/{deployment}/create_flow_run", {"parameters": {"request": request}})["id"])
+    return trigger_mini(machine, url, recipe, CONFIRM)
 
 
 def wait_until_suspended(machine: Machine, url: str, run: str, incidents: int) -> None:

@@ -1,49 +1,16 @@
 """The orchestrator is a view: a run under a real server is one run directory, whatever becomes of the server."""
 
-import json
-import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import prefect_api
 import pytest
-from machine import LONGER, MINI, Machine, read_or_empty, wait_until
+from machine import LONGER, MINI, Machine, wait_until
+from prefect_service import ask, kill_server, server_processes, trigger_mini
 
 pytestmark = pytest.mark.slow
-
-
-def ask(url: str, path: str, body: object = None) -> Any:
-    return prefect_api.ask(f"{url}/api", path, body)
-
-
-def server_processes(machine: Machine) -> list[int]:
-    mark = f"K2_PROCESS=service:{machine.runs.resolve() / '.server'}".encode()
-    pids = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if mark in read_or_empty(f"/proc/{pid}/environ")]
-    return [pid for pid in pids if b"worker" not in (line := read_or_empty(f"/proc/{pid}/cmdline")) and b"engine" not in line]
-
-
-def kill_server(machine: Machine) -> None:
-    for pid in server_processes(machine):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-def trigger_mini(machine: Machine, url: str) -> str:
-    deployment = ask(url, "/deployments/name/pretrain/pretrain")["id"]
-    request = {
-        "recipe": str(MINI),
-        "run": "mini",
-        "place": str(machine.place),
-        "overrides": [LONGER[1], LONGER[3]],
-        "runs_dir": str(machine.runs),
-    }
-    return str(ask(url, f"/deployments/{deployment}/create_flow_run", {"parameters": {"request": request}})["id"])
 
 
 def ui_of(lines: list[str]) -> str:
@@ -89,16 +56,6 @@ def test_what_the_ui_shows(machine: Machine) -> None:
     assert seen["run"]["name"] == "pretrain mini"
     assert seen["run"]["parameters"]["request"]["recipe"] == str(MINI)
     assert {"prepare data", "stage1 chunk 000", "watch stage1 attempt 1"} <= seen["tasks"]
-
-
-@pytest.fixture
-def url(machine: Machine) -> Iterator[str]:
-    """The address of a service: server, deployments, worker."""
-    up = machine.k2("up", "--port", "0", "--json")
-    assert up.returncode == 0, up.stderr
-    yield json.loads(up.stdout)["url"]
-    machine.k2("down")
-    assert server_processes(machine) == []
 
 
 def completed(url: str, run: str) -> bool:

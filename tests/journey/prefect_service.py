@@ -1,0 +1,40 @@
+"""A service of its own in a machine's folder (server, deployments, worker), asked and triggered as a program would."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import prefect_api
+from machine import LONGER, MINI, Machine, read_or_empty
+
+
+def ask(url: str, path: str, body: object = None) -> Any:
+    return prefect_api.ask(f"{url}/api", path, body)
+
+
+def server_processes(machine: Machine) -> list[int]:
+    mark = f"K2_PROCESS=service:{machine.runs.resolve() / '.server'}".encode()
+    pids = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if mark in read_or_empty(f"/proc/{pid}/environ")]
+    return [pid for pid in pids if b"worker" not in (line := read_or_empty(f"/proc/{pid}/cmdline")) and b"engine" not in line]
+
+
+def kill_server(machine: Machine) -> None:
+    for pid in server_processes(machine):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def trigger_mini(machine: Machine, url: str, recipe: Path = MINI, overrides: tuple[str, ...] = ()) -> str:
+    """Trigger the deployment `pretrain` for the run `mini`; the flow run's id."""
+    deployment = ask(url, "/deployments/name/pretrain/pretrain")["id"]
+    request = {
+        "recipe": str(recipe),
+        "run": "mini",
+        "place": str(machine.place),
+        "overrides": [LONGER[1], LONGER[3], *overrides],
+        "runs_dir": str(machine.runs),
+    }
+    return str(ask(url, f"/deployments/{deployment}/create_flow_run", {"parameters": {"request": request}})["id"])
