@@ -1,12 +1,13 @@
 """Chunks: the files that are trained on, one a checkpoint, each committed by itself.
 
 Enters the subsets' streams and a stage's `Plan`; leaves for each chunk its rows (uint16, samples x context), an index
-that leads from a row to its documents, and a receipt written last. A killed build goes on at the first
-chunk without a receipt and gives the same bytes. A chunk may be larger than memory: it is filled in the order of the
-streams, so that every shard is read once and forward, a block of rows at a time.
+that leads from a row to its documents, which documents these are (`provenance`), and a receipt written last. A killed
+build goes on at the first chunk without a receipt and gives the same bytes. A chunk may be larger than memory: it is
+filled in the order of the streams, so that every shard is read once and forward, a block of rows at a time.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from k2.data.mix import Plan, samples_of_chunk
 from k2.data.pack import copy_tokens, entries_of, segments_of
 from k2.data.permutation import permutation_of_chunk
+from k2.data.provenance import documents_of_chunk, write_documents
 from k2.data.stream import Stream
 from k2.recipe.load import digest
 from k2.recipe.schema import Recipe, Stage
@@ -48,6 +50,13 @@ class Span:
 def chunk_receipt(layout: RunLayout, stage: str, chunk: int) -> Path:
     """Where a chunk's receipt lies: beside its rows."""
     return layout.chunk(stage, chunk).with_suffix(".json")
+
+
+def chunk_files(layout: RunLayout, stage: str, chunk: int) -> tuple[Path, Path, Path, Path]:
+    """A chunk's rows, their index, and which documents and files these are of."""
+    names = (layout.chunk, layout.chunk_index, layout.chunk_documents, layout.chunk_files)
+    rows, index, documents, files = (name(stage, chunk) for name in names)
+    return rows, index, documents, files
 
 
 def chunk_name(stage: str, chunk: int) -> str:
@@ -125,11 +134,12 @@ def spans(index: npt.NDArray[np.int32]) -> Iterator[Span]:
 def _write(task: BuildChunk, layout: RunLayout) -> Receipt:
     stage, chunk = task.stage, task.chunk
     seats = _seats(task.recipe, stage, chunk, task.plan)
-    rows_file, index_file = layout.chunk(stage.name, chunk), layout.chunk_index(stage.name, chunk)
-    with durable_file(rows_file) as rows, durable_file(index_file) as index:
+    with ExitStack() as stack:
+        rows, index, documents, files = (stack.enter_context(durable_file(path)) for path in chunk_files(layout, stage.name, chunk))
         entries = _fill(rows, seats, [subset.name for subset in task.recipe.data.subsets], layout, stage.context)
         with index.open("wb") as file:
             np.save(file, entries)
+        write_documents(documents, files, list(documents_of_chunk(task.recipe, layout, entries)))
     facts = {
         "stage": stage.name,
         "chunk": chunk,
@@ -140,8 +150,8 @@ def _write(task: BuildChunk, layout: RunLayout) -> Receipt:
     }
     name, recipe = chunk_name(stage.name, chunk), digest(task.recipe)
     receipt = Receipt(kind="chunk", name=name, recipe=recipe, made_at=now(), inputs=task.inputs, facts=facts)
-    files = digest_files(rows_file.parent, [rows_file, index_file])
-    return write_receipt(chunk_receipt(layout, stage.name, chunk), receipt.model_copy(update={"files": files}))
+    digests = digest_files(layout.chunks(stage.name), chunk_files(layout, stage.name, chunk))
+    return write_receipt(chunk_receipt(layout, stage.name, chunk), receipt.model_copy(update={"files": digests}))
 
 
 def _seats(recipe: Recipe, stage: Stage, chunk: int, plan: Plan) -> npt.NDArray[np.int64]:

@@ -84,6 +84,14 @@ def frozen(place: Place, layout: RunLayout, subset: Subset) -> Frozen:
     return Frozen(subset.source, place, files)
 
 
+def file_names(layout: RunLayout, subset: Subset) -> list[str]:
+    """The names of the subset's files, by their numbers."""
+    if isinstance(subset.source, PythonSource):
+        return [f"{subset.name}.jsonl"]
+    with _listing(layout.sources, subset.name).open("rb") as lines:
+        return [json.loads(line)["name"] for line in lines]
+
+
 def first_texts(recipe: Recipe, subset: Subset, frozen: Frozen, limit_bytes: float) -> Iterator[str]:
     """The subset's first texts that training may read, until they have so many bytes; without copies where the recipe says so."""
     read, seen = 0, set[str]()

@@ -7,17 +7,19 @@ alone. Chunk by chunk, each committed with its receipt: a killed import goes on,
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from k2.data.chunk import chunk_name, chunk_receipt
+from k2.data.chunk import chunk_files, chunk_name, chunk_receipt
 from k2.data.document import DataError
 from k2.data.foreign import ForeignChunk, Format, RowBlock, find_chunk
 from k2.data.imported import Columns, ImportedSubset, write_shard
+from k2.data.provenance import SubsetDocuments, write_documents
 from k2.data.resolve import write_stream
 from k2.recipe.data import FileTokenizer
 from k2.recipe.load import digest
@@ -89,12 +91,13 @@ def _find_or_import(job: Import, stage: Stage, chunk: int, subsets: dict[str, Im
 
 
 def _import(job: Import, stage: Stage, chunk: int, foreign: ForeignChunk, subsets: dict[str, ImportedSubset]) -> Receipt:
-    """Write the chunk's rows and index, its shards, and its receipt last."""
+    """Write the chunk's rows, index and documents, its shards, and its receipt last."""
     layout, samples = job.layout, stage.samples_per_chunk
-    rows_file, index_file = layout.chunk(stage.name, chunk), layout.chunk_index(stage.name, chunk)
     writer = _ChunkWriter(job.recipe, stage, subsets)
-    with durable_file(rows_file) as rows, durable_file(index_file) as index:
+    with ExitStack() as stack:
+        rows, index, documents, files = (stack.enter_context(durable_file(path)) for path in chunk_files(layout, stage.name, chunk))
         left_out = writer.write(rows, index, foreign)
+        write_documents(documents, files, list(writer.documents()))
     made_from = {"stage": stage.name, "chunk": chunk, "file": foreign.path.name}
     for name, columns in writer.columns.items():
         write_shard(layout, digest(job.recipe), name, len(subsets[name].shards), columns, {**made_from, "context": stage.context})
@@ -114,7 +117,7 @@ def _import(job: Import, stage: Stage, chunk: int, foreign: ForeignChunk, subset
         made_at=now(),
         inputs={foreign.path.name: foreign.digest()},
         facts=facts,
-        files=digest_files(rows_file.parent, [rows_file, index_file]),
+        files=digest_files(layout.chunks(stage.name), chunk_files(layout, stage.name, chunk)),
     )
     return write_receipt(chunk_receipt(layout, stage.name, chunk), receipt)
 
@@ -151,6 +154,13 @@ class _ChunkWriter:
         with index_file.open("wb") as index:
             np.save(index, self._index)
         return left_out
+
+    def documents(self) -> Iterator[SubsetDocuments]:
+        """Every row that was written, as a document of its subset."""
+        for name in sorted(self.columns, key=self._numbers.__getitem__):
+            first, columns = self._before[name], self.columns[name]
+            numbers = np.arange(first, first + columns.count)
+            yield SubsetDocuments(self._numbers[name], name, numbers, np.concatenate(columns.records), list(self._files[name]))
 
     def _check(self, block: RowBlock, path: Path) -> None:
         largest = int(block.rows.max())

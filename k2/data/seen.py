@@ -2,12 +2,13 @@
 
 Enters a run directory and the lineage in question; leaves one `Sight` a document and row. A skipped step has seen
 nothing, and what a rollback gave up counts only for who asks for that attempt. A document is not searched for: the
-stream says which samples hold it, arithmetic where these sit (`seats`), and the chunk's index confirms each row.
+stream says which samples hold it, arithmetic where these sit (`seats`), and the chunk's index confirms each row. A run that
+was restored has no streams: its chunks tell themselves which documents they hold (`provenance`).
 """
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -19,6 +20,7 @@ from k2.data.chunk import Span, chunk_name, read_index, spans
 from k2.data.imported import imported_place, is_imported
 from k2.data.mix import plan_mix
 from k2.data.order import step_of_row
+from k2.data.provenance import ChunkDocuments
 from k2.data.seats import Place, Seats
 from k2.data.stream import Stream, find_documents, open_streams
 from k2.recipe.schema import Recipe, Stage
@@ -76,27 +78,29 @@ def seen_by_step(recipe: Recipe, layout: RunLayout, lineages: Lineages, stage: S
     seat, rows = branch.sequence.seat(step), branch.sequence.rows(step)
     times = Counter(range(rows.start, rows.stop) if isinstance(rows, slice) else rows)
     index = read_index(layout, stage.name, seat.chunk)
-    streams = open_streams(recipe, layout)
+    id_of = _ids(recipe, layout, stage, seat.chunk)
     for span in spans(index[_entries(index, seat.first_row, seat.first_row + seat.count)]):
         if times[span.row]:
             subset = recipe.data.subsets[span.subset].name
-            yield _sight(branch, seat.position, span, subset, streams[subset].document(span.document).id, times[span.row])
+            yield _sight(branch, seat.position, span, subset, id_of(span.subset, span.document), times[span.row])
 
 
 def steps_of_document(recipe: Recipe, layout: RunLayout, lineages: Lineages, document: str) -> Iterator[Sight]:
     """Every time the document was trained on, by stage, then by step. `ValueError` when it is in no subset."""
-    found = find_documents(recipe, layout, document)
+    restored = not all(layout.stream(subset.name).is_dir() for subset in recipe.data.subsets)
+    found = _told_documents(recipe, layout, document) if restored else find_documents(recipe, layout, document)
     if not found:
         raise ValueError(
             f"no document {document!r} is trained on in {layout.root}: it is unknown, was dropped, or is held out ({layout.held_out.name})"
         )
     for stage in recipe.stages:
         mixed = {entry.subset for entry in stage.mix}
+        steps_of = _told_steps if restored else _steps_of
         sights = [
             sight
             for subset, number in found
             if stage.name in lineages and lineages[stage.name].branches and subset in mixed
-            for sight in _steps_of(recipe, layout, lineages[stage.name], subset, number, document)
+            for sight in steps_of(recipe, layout, lineages[stage.name], subset, number, document)
         ]
         yield from sorted(sights, key=lambda sight: (sight.step, sight.row, sight.row_start))
 
@@ -121,6 +125,39 @@ def _steps_of(recipe: Recipe, layout: RunLayout, lineage: Lineage, subset: str, 
             span = _confirmed(recipe, stage, place, index, subset, number)
             for branch, position, times in _trainings(lineage, place):
                 yield _sight(branch, position, span, subset, document, times)
+
+
+def _told_documents(recipe: Recipe, layout: RunLayout, document: str) -> list[tuple[str, int]]:
+    """Subset and number of the document of that id, from what every chunk tells of itself."""
+    found = {place for stage in recipe.stages for told in _told(layout, stage).values() for place in told.find(document)}
+    return [(recipe.data.subsets[subset].name, number) for subset, number in sorted(found)]
+
+
+def _told_steps(recipe: Recipe, layout: RunLayout, lineage: Lineage, subset: str, number: int, document: str) -> Iterator[Sight]:
+    """As `_steps_of`, where no stream says which samples hold the document: the index of each chunk that has it is looked through."""
+    stage = lineage.now.stage
+    for chunk, told in _told(layout, stage).items():
+        numbers = {found for of_subset, found in told.find(document) if recipe.data.subsets[of_subset].name == subset}
+        index = read_index(layout, stage.name, chunk) if number in numbers else np.empty((0, 6), np.int32)
+        for span in spans(index[index[:, 2] == number]):
+            if recipe.data.subsets[span.subset].name == subset:
+                for branch, position, times in _trainings(lineage, Place(chunk, span.row, number)):
+                    yield _sight(branch, position, span, subset, document, times)
+
+
+def _told(layout: RunLayout, stage: Stage) -> dict[int, ChunkDocuments]:
+    """The chunks that are here and tell which documents they hold."""
+    paths = {chunk: layout.chunk_documents(stage.name, chunk) for chunk in range(stage.chunks)}
+    return {chunk: ChunkDocuments(path) for chunk, path in paths.items() if path.is_file()}
+
+
+def _ids(recipe: Recipe, layout: RunLayout, stage: Stage, chunk: int) -> Callable[[int, int], str]:
+    """From a subset and a document's number in it to its id: as the chunk tells it, or else as the streams do."""
+    told = layout.chunk_documents(stage.name, chunk)
+    if told.is_file():
+        return ChunkDocuments(told).id_of
+    streams = open_streams(recipe, layout)
+    return lambda subset, document: streams[recipe.data.subsets[subset].name].document(document).id
 
 
 def _places(recipe: Recipe, layout: RunLayout, stage: Stage, subset: str, number: int) -> list[Place]:

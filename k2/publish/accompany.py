@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from k2.publish.card import describe_data
 from k2.publish.failure import PublishRefused
 from k2.publish.parcel import Item, item_from_file, items_from_output
 from k2.recipe.schema import Recipe
@@ -71,22 +72,8 @@ def _data(subject: Subject) -> Iterator[Item]:
             yield Item(f"{DATA}/{stage}/{file.path}", rows.parent / file.path, file.bytes, file.sha256)
         yield item_from_file(f"{DATA}/{stage}/{rows.stem}.json", rows.with_suffix(".json"))
     words = subject.staging / "DATA.md"
-    words.write_text(_data_words(subject, chunks), "utf-8")
+    words.write_text(describe_data(subject.recipe, subject.checkpoint, chunks), "utf-8")
     yield item_from_file(f"{DATA}/README.md", words)
-
-
-def _data_words(subject: Subject, chunks: list[int]) -> str:
-    stage = subject.recipe.stage(subject.checkpoint.facts["stage"])
-    named = ", ".join(f"chunk_{chunk:03d}" for chunk in chunks)
-    return (
-        f"# The data that {subject.checkpoint.name} was trained on last\n\n"
-        f"{named} of {stage.name}, in the order of training. `.bin` holds rows of {stage.context} token ids (uint16, little-endian), "
-        f"{stage.samples_per_chunk} a chunk, in the order in which they were trained; the index leads from a row to its documents; the "
-        "`.json` beside them is the receipt with their digests. What was skipped or deferred, by whom and why, stands in "
-        f"`{HISTORY}/ledger.jsonl`.\n\n"
-        f"Licence: {subject.recipe.publishing.data_licence} (for `odc-by`: the Open Data Commons Attribution License, "
-        "https://opendatacommons.org/licenses/by/1-0/). The texts keep the licences of their sources.\n"
-    )
 
 
 def _suite(subject: Subject) -> Iterator[Item]:

@@ -1,9 +1,9 @@
-"""The model card of one checkpoint, made from its receipts and the recipe and from nothing else.
+"""The card of one checkpoint, and the words beside its data, made from its receipts and the recipe and from nothing else.
 
-The same receipts give the same card, to the byte: it is part of what is published and compared.
+The same receipts give the same words, to the byte: they are part of what is published and compared.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -26,15 +26,9 @@ class Described:
 
 def render_card(described: Described) -> str:
     """The card as Markdown with the Hub's YAML header."""
-    import jinja2
-
-    source = (resources.files("k2.publish") / "card.md.j2").read_text("utf-8")
-    # Markdown, not HTML: what could break a table or the header goes through the filters `cell` and `tojson`
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # noqa: S701
-    environment.filters["cell"] = as_cell
-    environment.filters["count"] = lambda number: f"{number:,}"
     recipe, facts = described.recipe, described.checkpoint.facts
-    return environment.from_string(source).render(
+    return _render(
+        "card.md.j2",
         recipe=recipe,
         run=described.run,
         checkpoint=described.checkpoint,
@@ -44,6 +38,24 @@ def render_card(described: Described) -> str:
         scores=described.scores,
         mix=_mix(described.chunks, facts["stage"]),
     )
+
+
+def describe_data(recipe: Recipe, checkpoint: Receipt, chunks: Sequence[int]) -> str:
+    """What the data beside a checkpoint is and how it is read. `chunks` are the last that it was trained on, in that order."""
+    stage = recipe.stage(checkpoint.facts["stage"])
+    end = int(checkpoint.name.removeprefix("ckpt_")) - recipe.first_checkpoint_number(stage.name)
+    return _render("data.md.j2", recipe=recipe, stage=stage, checkpoint=checkpoint, chunks=list(enumerate(chunks, end - len(chunks))))
+
+
+def _render(template: str, **values: Any) -> str:
+    import jinja2
+
+    source = (resources.files("k2.publish") / template).read_text("utf-8")
+    # Markdown, not HTML: what could break a table or the header goes through the filters `cell` and `tojson`
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)  # noqa: S701
+    environment.filters["cell"] = as_cell
+    environment.filters["count"] = lambda number: f"{number:,}"
+    return environment.from_string(source).render(**values)
 
 
 def as_cell(value: Any) -> str:

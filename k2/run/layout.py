@@ -122,6 +122,14 @@ class RunLayout:
         """Which documents lie in which rows."""
         return self.chunks(stage) / f"chunk_{chunk:03d}.index.npy"
 
+    def chunk_documents(self, stage: str, chunk: int) -> Path:
+        """Which documents these are."""
+        return self.chunks(stage) / f"chunk_{chunk:03d}.documents.npy"
+
+    def chunk_files(self, stage: str, chunk: int) -> Path:
+        """Which files they were read from."""
+        return self.chunks(stage) / f"chunk_{chunk:03d}.files.jsonl"
+
     @property
     def all_suites(self) -> Path:
         return self.root / "suites"
