@@ -31,7 +31,8 @@ class Item:
 class Parcel:
     """What is published under `name`. `receipt` is written last, once, and makes the rest exist.
 
-    A parcel with a `folder` adds its items to what others brought there. `living` files lie there too and change with every parcel.
+    A parcel with a `folder` adds its items to what others brought there, and its receipt is `<name>.json`. `living` files lie in the
+    folder too, and change with every parcel.
     """
 
     name: str
@@ -43,8 +44,8 @@ class Parcel:
 
     @property
     def receipt_path(self) -> str:
-        """Where the receipt stands at a target."""
-        return f"{self.name}/{RECEIPT}"
+        """Where the receipt stands at a target: the files that it lists are named from its folder on."""
+        return f"{self.name}/{RECEIPT}" if self.folder is None else f"{self.name}.json"
 
     def path_of(self, item: Item) -> str:
         """Where the item lies at a target."""

@@ -1,9 +1,9 @@
 """Publish what people look at: the run's page and its galleries, a part more with every checkpoint that is shown.
 
 Enters the receipt of the duty `shown`, which lists the checkpoint's answers. Leaves, at every target, `report/` as the run
-directory has it: `report/gallery/<metric>/<shots>/<checkpoint>/<task>.js`, a receipt over them at `report/shown/<checkpoint>/`
-(written once, its paths beginning at `report/`), and the page and the galleries' index, which change with every checkpoint.
-On the Hub all of it is the branch `report`.
+directory has it: `report/gallery/<metric>/<shots>/<checkpoint>/<task>.js`, a receipt over them that is written once,
+`report/<checkpoint>.json`, and the page and the galleries' index, which change with every checkpoint. On the Hub all of it
+is the branch `report`.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from k2.publish.target import Target
 from k2.publish.upload import deliver_to_all
 from k2.run.holdings import HeldCheckpoint
 from k2.run.layout import RunLayout
-from k2.run.receipt import Receipt, check_files, find_receipt
+from k2.run.receipt import FileDigest, Receipt, check_files, find_receipt
 from k2.run.setting_aside import digests_aside
 
 FOLDER = "report"
@@ -36,13 +36,14 @@ def refresh_site(layout: RunLayout, checkpoints: Sequence[HeldCheckpoint], targe
 
 def pack_shown(layout: RunLayout, shown: Receipt) -> Parcel:
     """What one checkpoint adds. Its receipt says nothing of the page, so that it is the same whenever it is sent."""
-    wrong = check_files(layout.report, shown)
+    files = tuple(FileDigest.model_validate(file) for file in shown.facts.get("files", ()))  # receipts of before had none
+    receipt = shown.model_copy(update={"facts": {"run": layout.name}, "files": files})
+    wrong = check_files(layout.report, receipt)
     if wrong:
         raise PublishRefused(
             f"{layout.report} is not what the receipt of {shown.name} says: {'; '.join(wrong[:5])}. Remove {layout.shown(shown.name)}, "
             "so that it is made again"
         )
-    items = tuple(Item(checked_path(file.path), layout.report / file.path, file.bytes, file.sha256) for file in shown.files)
-    receipt = shown.model_copy(update={"facts": {"run": layout.name}})
+    items = tuple(Item(checked_path(file.path), layout.report / file.path, file.bytes, file.sha256) for file in files)
     living = tuple(item_from_file(path, layout.report / path) for path in _LIVING if (layout.report / path).is_file())
-    return Parcel(f"{FOLDER}/shown/{shown.name}", items, receipt, digests_aside(layout), FOLDER, living)
+    return Parcel(f"{FOLDER}/{shown.name}", items, receipt, digests_aside(layout), FOLDER, living)

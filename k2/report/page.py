@@ -40,7 +40,8 @@ def nowhere(_shown: Receipt) -> list[dict[str, object]]:
 def show_checkpoint(recipe: Recipe, layout: RunLayout, facts: list[Fact], name: str, now: float, publish: Publish = nowhere) -> Receipt:
     """Settle the duty `shown`: page and gallery with the checkpoint on them, here and where `publish` brings them, and a receipt.
 
-    `publish` is given the receipt as it will be, which lists the checkpoint's files in the gallery, and gives its claims for it.
+    `publish` is given the receipt as it will be, whose facts list the checkpoint's files by their paths below `report/`, and gives
+    its claims for it.
     Once settled it stays so.
     """
     found = find_receipt(layout.shown(name))
@@ -57,11 +58,15 @@ def show_checkpoint(recipe: Recipe, layout: RunLayout, facts: list[Fact], name: 
         recipe=digest(recipe),
         made_at=time_now(),
         inputs={kind: receipt.digest for kind, receipt in inputs.items() if receipt},
-        facts={kind: digest_files(layout.report, [shown])[0].model_dump() for kind, shown in (("page", page), ("gallery", gallery))},
-        files=digest_files(layout.report, files_of(layout, name)),
+        facts={kind: _told(layout, [shown])[0] for kind, shown in (("page", page), ("gallery", gallery))}
+        | {"files": _told(layout, files_of(layout, name))},
     )
     claimed = receipt.model_copy(update={"facts": receipt.facts | {"targets": publish(receipt)}})
     return commit_receipt_only(layout.shown(name), claimed)
+
+
+def _told(layout: RunLayout, paths: list[Path]) -> list[dict[str, object]]:
+    return [file.model_dump() for file in digest_files(layout.report, paths)]
 
 
 def render(content: Content) -> str:

@@ -16,7 +16,7 @@ from k2.publish.upload import claims, publish_checkpoint
 from k2.report.page import show_checkpoint
 from k2.run.holdings import held_checkpoints
 from k2.run.ledger import read_facts
-from k2.run.receipt import RECEIPT, Receipt, check_files, read_receipt
+from k2.run.receipt import Receipt, check_files, read_receipt
 
 K2 = HubTarget("LLM360", "K2-mini")
 CLOCK = 1_800_000_000.0
@@ -44,7 +44,7 @@ def test_a_folder_can_be_read_as_the_run_directory(run: Run, tmp_path: Path) -> 
     for path in ("index.html", "gallery/index.html", "gallery/index.js", "gallery/README.md"):
         assert (site / path).read_bytes() == (run.layout.report / path).read_bytes()
     for number, receipt in enumerate(receipts, 1):
-        standing = read_receipt(site / "shown" / f"ckpt_{number:03d}")
+        standing = read_receipt(site / f"ckpt_{number:03d}.json")
         assert check_files(site, standing) == []
         assert answers(number).removeprefix("report/") in {file.path for file in standing.files}
         [claim] = receipt.facts["targets"]
@@ -70,7 +70,7 @@ def test_what_broke_off_is_finished_and_leaves_no_receipt_before(run: Run, tmp_p
     assert not run.layout.shown(name).exists()
     (target.path / answers(1)).write_bytes(b"torn")
     show(run, name, target)
-    assert check_files(target.path / "report", read_receipt(target.path / "report" / "shown" / name)) == []
+    assert check_files(target.path / "report", read_receipt(target.path / "report" / f"{name}.json")) == []
 
 
 def test_another_runs_galleries_are_not_mixed_in(run: Run, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_another_runs_galleries_are_not_mixed_in(run: Run, tmp_path: Path) -> No
     show(run, run.checkpoint(1), target)
     index = (target.path / "report" / "gallery" / "index.js").read_bytes()
     other = Run(tmp_path / "other", name="mini-2")
-    with pytest.raises(PublishRefused, match="already holds another report/shown/ckpt_001"):
+    with pytest.raises(PublishRefused, match="already holds another report/ckpt_001"):
         show(other, other.checkpoint(1, seed=5), target)
     assert (target.path / "report" / "gallery" / "index.js").read_bytes() == index
 
@@ -89,8 +89,8 @@ def test_what_an_incident_abandoned_is_shown_anew(run: Run, tmp_path: Path) -> N
     run.abandon(name)
     again = show(run, run.checkpoint(1, seed=9), target)
     assert again.inputs != first.inputs
-    assert read_receipt(target.path / "report" / "shown" / name).inputs == again.inputs
-    assert len(list((target.path / "retracted" / "report" / "shown").iterdir())) == 1
+    assert read_receipt(target.path / "report" / f"{name}.json").inputs == again.inputs
+    assert len(list((target.path / "retracted" / "report").iterdir())) == 1
 
 
 def test_in_a_bucket_a_browser_shows_it(run: Run, bucket: S3Target, client: Any) -> None:
@@ -103,7 +103,7 @@ def test_in_a_bucket_a_browser_shows_it(run: Run, bucket: S3Target, client: Any)
     assert told(got("report/gallery/index.js")["Body"].read()) == ["ckpt_001", "ckpt_002"]
     assert got("report/index.html")["ContentType"].startswith("text/html")
     assert got(answers(2))["ContentType"].startswith("text/javascript")
-    standing = Receipt.model_validate_json(got(f"report/shown/ckpt_002/{RECEIPT}")["Body"].read())
+    standing = Receipt.model_validate_json(got("report/ckpt_002.json")["Body"].read())
     assert check_files(run.layout.report, standing) == []
 
 
@@ -113,7 +113,7 @@ def test_on_the_hub_it_is_a_branch_that_grows(run: Run, hub: HubServer) -> None:
     first = hub.files(K2.repository, "report")
     site = {"report/index.html", *(f"report/gallery/{name}" for name in ("index.html", "index.js", "README.md"))}
     questions = {f"report/gallery/questions/{task}.js" for task in ("k2_choice", "k2_bits")}
-    brought = {answers(1), "report/gallery/bits_per_byte/2/ckpt_001/k2_bits.js", f"report/shown/ckpt_001/{RECEIPT}"}
+    brought = {answers(1), "report/gallery/bits_per_byte/2/ckpt_001/k2_bits.js", "report/ckpt_001.json"}
     assert set(first) == site | questions | brought | {".gitattributes"}
     shown = show(run, run.checkpoint(2), K2)
     assert told(hub.files(K2.repository, "report")["report/gallery/index.js"]) == ["ckpt_001", "ckpt_002"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-ACCESS_KEY, SECRET_KEY = "test:tester", "testing"  # Swift's tempauth writes a user as account:name
+ACCESS_KEY, SECRET_KEY = "test:tester", "planted-7f3a9c-tell-nobody"  # Swift's tempauth writes a user as account:name
 STORES = ("account", "container", "object")
 PIPELINE = (
     "catch_errors",
