@@ -72,7 +72,7 @@ class S3Server:
         self._temporary = tempfile.TemporaryDirectory(prefix="k2-s3-", dir=folder)
         self.root = Path(self._temporary.name)
         self.ports = dict(zip((*STORES, "proxy"), _free_ports(4), strict=True))
-        self._daemons: list[subprocess.Popen[bytes]] = []
+        self.daemons: list[subprocess.Popen[bytes]] = []
         self._write_configuration()
 
     @property
@@ -98,21 +98,21 @@ class S3Server:
                     env={"PATH": os.environ["PATH"], "SWIFT_DIR": str(self.root), "HOME": str(self.root)},
                     preexec_fn=_die_with_parent,  # noqa: PLW1509  one call into a library that is loaded already
                 )
-            self._daemons.append(daemon)
+            self.daemons.append(daemon)
         self._wait()
 
     def kill(self) -> None:
         """End every daemon at once, as a crash does (SIGKILL). Nothing is left running."""
-        for daemon in self._daemons:
+        for daemon in self.daemons:
             daemon.kill()
-        for daemon in self._daemons:
+        for daemon in self.daemons:
             daemon.wait()
-        self._daemons.clear()
+        self.daemons.clear()
 
     def _wait(self) -> None:
         deadline = monotonic() + START_SECONDS
         while not (self._answers("healthcheck") and all(_is_open(port) for port in self.ports.values())):
-            dead = [d.args for d in self._daemons if d.poll() is not None]
+            dead = [d.args for d in self.daemons if d.poll() is not None]
             if dead or monotonic() > deadline:
                 logs = "".join((self.root / f"{name}.log").read_text(errors="replace")[-1000:] for name in self.ports)
                 self.kill()
