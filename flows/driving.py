@@ -106,10 +106,11 @@ def score_plainly(layout: RunLayout, suites: tuple[str, ...], checkpoints: tuple
     with existing_run(layout, say) as run:
         _refuse_unknown(run, checkpoints)
         take_over(run)
+        perform = work.PlainPerformer(run)
         for name in checkpoints or [held.name for held in run.holdings().checkpoints if held.kind == "chunk"]:
             for suite in suites:
                 say(f"{name}: {suite}")
-                work.score_with(run, name, suite)
+                perform.score(name, suite)
 
 
 def prune_run(layout: RunLayout, say: Say) -> tuple[tuple[str, ...], tuple[str, ...]]:

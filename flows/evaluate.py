@@ -7,6 +7,7 @@ holds up no other's scores, and what has its receipt is not done again.
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from prefect import flow
@@ -14,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows import work
 from flows.device import device_held
-from flows.pretrain import perform, teller
+from flows.pretrain import VERBS, persist, teller
 from flows.requests import RunName, layout_of
 from flows.run import Run, existing_run
 from flows.verdicts import take_over
+from k2.eval.attempts import forget_failures
 from k2.run.lease import RunHeld
 from k2.run.opening import existing_runs
-from k2.run.plan import owed_duties
+from k2.run.plan import Settle, owed_duties
 
 
 class EvaluateNewRequest(BaseModel):
@@ -92,12 +94,19 @@ def settle_scores(run: Run, chosen: tuple[str, ...] = ()) -> tuple[list[str], di
     for owed in owed_duties(run.recipe, run.facts(), run.holdings()):
         wanted = owed.duty in ("verified", "exported", "evaluated") and (not chosen or owed.checkpoint in chosen)
         if wanted and owed.checkpoint not in failed:
-            why = _trouble(run, f"{owed.duty} {owed.checkpoint}", lambda owed=owed: work.settle(run, owed))  # type: ignore[misc]
+            why = _trouble(run, f"{owed.duty} {owed.checkpoint}", partial(_settle, run, owed))
             if why is not None:
                 failed[owed.checkpoint] = why
             elif owed.duty == "evaluated":
                 scored.append(owed.checkpoint)
     return scored, failed
+
+
+def _settle(run: Run, owed: Settle) -> None:
+    if owed.duty == "evaluated":
+        work.evaluate(run, owed.checkpoint, persist)
+    else:
+        persist(f"{VERBS[owed.duty]} {owed.checkpoint}", lambda: work.settle(run, owed))
 
 
 def score_chosen(run: Run, chosen: tuple[str, ...], suites: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
@@ -106,16 +115,17 @@ def score_chosen(run: Run, chosen: tuple[str, ...], suites: tuple[str, ...]) -> 
     failed: dict[str, str] = {}
     names = chosen or tuple(held.name for held in run.holdings().checkpoints if held.kind == "chunk")
     for name in names:
+        forget_failures(run.layout, name)  # somebody asks for it: what was given up is tried again
         for suite in suites:
-            why = _trouble(run, f"{suite} {name}", lambda name=name, suite=suite: work.score_with(run, name, suite))  # type: ignore[misc]
+            why = _trouble(run, f"{suite} {name}", partial(work.score_with, run, name, suite, persist))
             failed |= {} if why is None else {f"{name} with {suite}": why}
     return [name for name in names if not any(trouble.startswith(f"{name} ") for trouble in failed)], failed
 
 
 def _trouble(run: Run, name: str, call: Callable[[], object]) -> str | None:
-    """Perform the task, tried three times; why it failed, or None."""
+    """Do it; why it failed, or None."""
     try:
-        perform(name, call, retry_delays=work.DELAY_SECONDS)
+        call()
     except Exception as error:  # the boundary between checkpoints: one that fails is told, and the next is tried
         run.say(f"{name}: {error}")
         return f"{error.__class__.__name__}: {error}"

@@ -38,7 +38,7 @@ from k2.run.plan import Heal, Settle, Train
 from k2.run.records import StepRecord
 from k2.watch.event import Event
 
-_VERBS = {"verified": "verify", "exported": "export", "evaluated": "evaluate", "published": "publish", "shown": "show"}
+VERBS = {"verified": "verify", "exported": "export", "published": "publish", "shown": "show"}
 _STATE_SECONDS = 3.0
 SUSPENDED, CANCELLED = "suspended in the UI", "cancelled in the UI"
 _SAY: contextvars.ContextVar[Say | None] = contextvars.ContextVar("say", default=None)
@@ -136,7 +136,7 @@ class PrefectPerformer:
         self._progress = Progress(run.recipe, run.say)
 
     def prepare(self) -> None:
-        perform("prepare data", lambda: work.prepare(self._run), retry_delays=work.DELAY_SECONDS)
+        persist("prepare data", lambda: work.prepare(self._run))
 
     def train(self, action: Train) -> None:
         work.train(self._run, action, Beside(self._see, self._wish.reason, _in_this_context(self._watch), self._chunk))
@@ -150,13 +150,14 @@ class PrefectPerformer:
         tell_spike(self._run.layout, "healed", text, incident=incident.incident)
 
     def settle(self, action: Settle) -> None:
-        name = f"{_VERBS[action.duty]} {action.checkpoint}"
-        perform(name, lambda: work.settle(self._run, action), retry_delays=work.DELAY_SECONDS)
         if action.duty == "evaluated":
+            work.evaluate(self._run, action.checkpoint, persist)
             self._board.show_scores()
+        else:
+            persist(f"{VERBS[action.duty]} {action.checkpoint}", lambda: work.settle(self._run, action))
 
     def release(self) -> None:
-        perform("release", lambda: work.release(self._run), retry_delays=work.DELAY_SECONDS)
+        persist("release", lambda: work.release(self._run))
         self._board.show_page()
 
     def _see(self, record: StepRecord) -> None:
@@ -211,6 +212,11 @@ def perform(name: str, call: Callable[[], object], retry_delays: tuple[float, ..
             raise told.error from None
     if not told.done:
         action()
+
+
+def persist(name: str, call: Callable[[], object]) -> None:
+    """As `perform`, tried again twice."""
+    perform(name, call, work.DELAY_SECONDS)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import work
-from flows.pretrain import perform, teller
+from flows.pretrain import persist, teller
 from flows.requests import RunName, layout_of
 from flows.run import Run, existing_run
 from flows.verdicts import take_over
@@ -36,5 +36,5 @@ def settle_publishing(run: Run) -> list[str]:
     take_over(run)
     owed = [duty for duty in owed_duties(run.recipe, run.facts(), run.holdings()) if duty.duty == "published"]
     for duty in owed:
-        perform(f"publish {duty.checkpoint}", lambda duty=duty: work.settle(run, duty), retry_delays=work.DELAY_SECONDS)  # type: ignore[misc]
+        persist(f"publish {duty.checkpoint}", lambda duty=duty: work.settle(run, duty))  # type: ignore[misc]
     return [duty.checkpoint for duty in owed]

@@ -5,7 +5,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from flows.evidence import complete_evidence, draw_healed, picture_of
 from flows.progress import Progress
@@ -15,15 +16,19 @@ from flows.verdicts import answer_verdicts
 from k2.checkpoint.retention import empty_trash, move_to_trash, pinned, retain
 from k2.checkpoint.scrub import due_for_scrub, scrub
 from k2.checkpoint.select import verify
-from k2.launch.local import EvaluatorAnswer, EvaluatorClosed
+from k2.eval.attempts import forget_failures, note_failure
+from k2.eval.standing import standing
+from k2.launch.local import EvaluatorAnswer, EvaluatorClosed, EvaluatorFailed
 from k2.run.durable import sweep
 from k2.run.holdings import duty_folder
 from k2.run.injection import strike
 from k2.run.ledger import IncidentClosed
-from k2.run.plan import Heal, Settle, Train, decision_of, open_incident
+from k2.run.plan import Heal, Settle, Train, decision_of, open_incident, suites_due
 from k2.run.receipt import BrokenOutput, Receipt, commit_receipt_only, find_receipt, now, read_receipt
 from k2.run.records import StepRecord
 from k2.watch.event import Event
+
+Perform = Callable[[str, Callable[[], object]], None]  # has an action done under a name, tried again for the world's failures
 
 DELAY_SECONDS = (2.0, 10.0)
 
@@ -141,19 +146,51 @@ def settle(run: Run, action: Settle) -> Receipt:
             return _shown(run, action.checkpoint)
 
 
-def score_with(run: Run, checkpoint: str, suite: str) -> None:
-    """Score a checkpoint with a suite that the recipe need not ask for: the suite is built and the checkpoint exported where it is not."""
-    from k2.eval.scores import is_scored
-    from k2.eval.suite import build_suite
-    from k2.eval.tasks import tasks_of
+def evaluate(run: Run, checkpoint: str, perform: Perform) -> None:
+    """Score what the checkpoint is owed, each task of its suites an action of its own; then close its scores."""
+    if find_receipt(run.layout.scores(checkpoint)) is None:
+        score_by_task(run, checkpoint, suites_due(run.recipe, checkpoint), perform)
+    perform(f"evaluate {checkpoint}", lambda: settle(run, Settle(checkpoint, "evaluated")))
 
-    built = build_suite(run.recipe, run.place, run.layout, suite)
-    owed = [task.name for task in tasks_of(suite) if run.place.run_generated_code or not task.executes_code]
-    if is_scored(run.layout, checkpoint, built, owed):  # nothing is started for what is done
-        return
+
+def score_with(run: Run, checkpoint: str, suite: str, perform: Perform) -> None:
+    """Score a checkpoint with a suite that the recipe need not ask for: the suite is built and the checkpoint exported where it is not.
+    `EvaluationFailed` says which tasks failed."""
+    from k2.eval.suite import build_suite
+
+    build_suite(run.recipe, run.place, run.layout, suite)
     if find_receipt(run.layout.export(checkpoint)) is None:
-        settle(run, Settle(checkpoint, "exported"))
-    _raise_refused(run.evaluator.ask("evaluated", checkpoint, suite=suite))
+        perform(f"export {checkpoint}", lambda: settle(run, Settle(checkpoint, "exported")))
+    failed = score_by_task(run, checkpoint, (suite,), perform)
+    if failed:
+        raise EvaluationFailed("; ".join(f"{task}: {why}" for task, why in failed.items()))
+
+
+def score_by_task(run: Run, checkpoint: str, suites: Iterable[str], perform: Perform) -> dict[str, str]:
+    """Score each task that is open as an action of its own; why those failed that did. One that fails holds up no other."""
+    failed: dict[str, str] = {}
+    for suite in suites:
+        for task in standing(run.layout, run.place, checkpoint, suite).open:
+            try:
+                perform(f"score {task.name} {checkpoint}", partial(score_task, run, checkpoint, suite, task.name))
+            except EvaluatorClosed:
+                raise
+            except (EvaluatorFailed, EvaluationFailed, EvaluationRefused) as error:
+                run.say(f"{checkpoint}: {task.name} could not be scored: {error}")
+                failed[task.name] = str(error)
+    return failed
+
+
+def score_task(run: Run, checkpoint: str, suite: str, task: str) -> None:
+    """One attempt at one task. An evaluator that dies over it has failed at it."""
+    try:
+        answer = run.evaluator.ask("evaluated", checkpoint, suite=suite, task=task)
+    except EvaluatorClosed:
+        raise
+    except EvaluatorFailed as error:
+        note_failure(run.layout, checkpoint, suite, task, read_receipt(run.layout.export(checkpoint)).digest, error)
+        raise
+    _raise_refused(answer)
 
 
 def marked_tasks(run: Run, checkpoint: str) -> dict[str, str]:
@@ -202,7 +239,15 @@ class PlainPerformer:
         heal(self._run, action)
 
     def settle(self, action: Settle) -> None:
-        self._persist(f"{action.checkpoint}: {action.duty}", lambda: settle(self._run, action))
+        if action.duty == "evaluated":
+            evaluate(self._run, action.checkpoint, self._persist)
+        else:
+            self._persist(f"{action.checkpoint}: {action.duty}", lambda: settle(self._run, action))
+
+    def score(self, checkpoint: str, suite: str) -> None:
+        """Score with a suite that somebody names: what was given up is tried again."""
+        forget_failures(self._run.layout, checkpoint)
+        score_with(self._run, checkpoint, suite, self._persist)
 
     def release(self) -> None:
         release(self._run)

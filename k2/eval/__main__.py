@@ -41,6 +41,7 @@ class Question(BaseModel):
     checkpoint: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     incident: int | None = Field(default=None, description="whose kept checkpoint it is; none: the run's own")
     suite: str | None = Field(default=None, description="score with this suite, instead of with what the recipe asks for")
+    task: str | None = Field(default=None, description="only this task of the suite")
 
 
 class Ready(BaseModel):
@@ -144,6 +145,9 @@ def _settle(evaluator: "Evaluator", layout: RunLayout, question: Question) -> st
         return str(evaluator.settle_kept(kept, question.checkpoint, "window" if question.duty == "window" else "exported"))
     if question.duty == "window":
         raise ValueError("the duty 'window' is an incident's: name it")
+    if question.suite is not None and question.task is not None:
+        evaluator.score_one(question.checkpoint, _known(question.suite), question.task)
+        return str(layout.task_scores(question.checkpoint, question.suite, question.task))
     if question.suite is not None:
         evaluator.score_with(question.checkpoint, _known(question.suite))
         return str(layout.all_task_scores / question.checkpoint / question.suite)

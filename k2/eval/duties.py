@@ -6,17 +6,17 @@ holds up no other, and a sweep that is killed redoes nothing that has its receip
 """
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, assert_never
 
 from k2.checkpoint.huggingface import export_checkpoint, still_of
-from k2.eval.attempts import MOST_ATTEMPTS, attempts_at, forget_failures, note_failure
+from k2.eval.attempts import forget_failures, note_failure
 from k2.eval.desk import check_data, lay_desk
 from k2.eval.harness import LoadedTask, ScoredModel, load_task
-from k2.eval.jail import jail_missing
-from k2.eval.score import ScoringPlace, close_scores, find_task_scores, load_scored_model, score_task
+from k2.eval.score import ScoringPlace, close_scores, load_scored_model, score_task
+from k2.eval.standing import Standing, standing, why_not_owed
 from k2.eval.tasks import SuiteTask, tasks_of
 from k2.eval.window import LOSSES, ROWS, row_losses
 from k2.recipe.place import Place
@@ -34,16 +34,6 @@ class TasksFailed(RuntimeError):
     """Some tasks could not be scored this time; the others are. Asking again tries them, three times in all."""
 
 
-@dataclass
-class Tally:
-    """How the tasks of one checkpoint stand."""
-
-    done: list[Receipt] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)  # for good: why
-    to_try_again: dict[str, str] = field(default_factory=dict)
-    not_owed: dict[str, str] = field(default_factory=dict)
-
-
 class Evaluator:
     """Exports and scores the checkpoints of one run."""
 
@@ -51,6 +41,7 @@ class Evaluator:
         self._recipe, self._layout, self._place = recipe, layout, place
         self._suites: dict[str, ScoringPlace] = {}
         self._tasks: dict[tuple[str, str], LoadedTask] = {}
+        self._model: tuple[str, ScoredModel] | None = None  # the last one that was asked, by its export
 
     def warm_up(self) -> None:
         """Load what every checkpoint needs, as far as it is prepared. The report's tasks are many, and are loaded when they are asked."""
@@ -60,7 +51,7 @@ class Evaluator:
         if self._layout.suite(suite).is_dir():
             _ = self._tokenizer
             for task in tasks_of(suite):
-                if task.files is None and self._why_not_owed(task) is None:
+                if task.files is None and why_not_owed(self._place, task) is None:
                     self._loaded(suite, task)
 
     def settle(self, checkpoint: str, duty: EvaluatorDuty) -> Receipt:
@@ -85,56 +76,49 @@ class Evaluator:
         """Score the exported checkpoint with a suite, whether the recipe asks for it or not; the receipts of its tasks. Somebody asks
         for it: what was given up is tried again."""
         forget_failures(self._layout, checkpoint)
-        tally = Tally()
-        self._score_suite(checkpoint, suite, tally)
-        _raise_for_failed(checkpoint, tally.failed | tally.to_try_again)
-        return tally.done
+        stands = self._score_suite(checkpoint, suite)
+        _raise_for_failed(checkpoint, stands.given_up | stands.troubles)
+        return list(stands.done)
+
+    def score_one(self, checkpoint: str, suite: str, task: str) -> None:
+        """Score the exported checkpoint on one task, once. `TasksFailed` when it could not be scored this time, or was given up."""
+        stands = self._score_suite(checkpoint, suite, only=task)
+        _raise_for_failed(checkpoint, {name: why for name, why in (stands.given_up | stands.troubles).items() if name == task})
 
     def _score_what_is_owed(self, checkpoint: str) -> Receipt:
         found = find_receipt(self._layout.scores(checkpoint))
         if found is not None:
             return still_of(found, find_receipt(self._layout.export(checkpoint)))
-        tally = Tally()
-        for suite in suites_due(self._recipe, checkpoint):
-            self._score_suite(checkpoint, suite, tally)
-        _raise_for_failed(checkpoint, tally.to_try_again)
-        return close_scores(self._recipe, self._layout, checkpoint, tally.done, tally.failed, tally.not_owed)
+        stands = [self._score_suite(checkpoint, suite) for suite in suites_due(self._recipe, checkpoint)]
+        _raise_for_failed(checkpoint, _all(stood.troubles for stood in stands))
+        self._model = None
+        done = [receipt for stood in stands for receipt in stood.done]
+        given_up, not_owed = _all(stood.given_up for stood in stands), _all(stood.not_owed for stood in stands)
+        return close_scores(self._recipe, self._layout, checkpoint, done, given_up, not_owed)
 
-    def _score_suite(self, checkpoint: str, suite: str, tally: Tally) -> None:
-        """Score every task of the suite that is neither scored nor given up."""
-        export = read_receipt(self._layout.export(checkpoint)).digest
-        receipt = read_receipt(self._layout.suite(suite))
+    def _score_suite(self, checkpoint: str, suite: str, only: str | None = None) -> Standing:
+        """Try every open task of the suite (or the one) once; how the checkpoint stands then."""
         for folder in (self._layout.task_scores(checkpoint, suite, ""), self._layout.questions(suite, "")):
             sweep(folder)
-        model: ScoredModel | None = None
-        for task in tasks_of(suite):
-            scored = find_task_scores(self._layout, checkpoint, receipt, task.name)
-            tried = attempts_at(self._layout, checkpoint, suite, task.name, export)
-            if scored is not None:
-                tally.done.append(scored)
-            elif (why_not := self._why_not_owed(task)) is not None:
-                tally.not_owed[task.name] = why_not
-            elif len(tried) >= MOST_ATTEMPTS:
-                tally.failed[task.name] = tried[-1].error
-            else:
-                model = model or load_scored_model(self._layout, checkpoint, self._tokenizer, self._place.evaluator_device)
-                self._try(checkpoint, suite, task, model, export, tally)
+        for task in standing(self._layout, self._place, checkpoint, suite).open:
+            if only in (None, task.name):
+                self._try(checkpoint, suite, task)
+        return standing(self._layout, self._place, checkpoint, suite)
 
-    def _try(self, checkpoint: str, suite: str, task: SuiteTask, model: ScoredModel, export: str, tally: Tally) -> None:
+    def _try(self, checkpoint: str, suite: str, task: SuiteTask) -> None:
+        export = read_receipt(self._layout.export(checkpoint)).digest
+        model = self._scored_model(checkpoint, export)
         try:
-            loaded = self._loaded(suite, task)
-            tally.done.append(score_task(self._recipe, self._layout, checkpoint, model, loaded, self._suite(suite)))
+            score_task(self._recipe, self._layout, checkpoint, model, self._loaded(suite, task), self._suite(suite))
         except Exception as error:  # the boundary: whatever a task or its data threw, the other tasks go on
-            tried = note_failure(self._layout, checkpoint, suite, task.name, export, error)
-            into = tally.failed if len(tried) >= MOST_ATTEMPTS else tally.to_try_again
-            into[task.name] = tried[-1].error
+            note_failure(self._layout, checkpoint, suite, task.name, export, error)
 
-    def _why_not_owed(self, task: SuiteTask) -> str | None:
-        if not task.executes_code:
-            return None
-        if not self._place.run_generated_code:
-            return "it runs programs that the model wrote, which the place does not allow (run_generated_code)"
-        return jail_missing()
+    def _scored_model(self, checkpoint: str, export: str) -> ScoredModel:
+        """The checkpoint's model, kept until another is asked: its tasks come one by one."""
+        if self._model is None or self._model[0] != export:
+            self._model = None  # before the next is loaded: two need not fit
+            self._model = export, load_scored_model(self._layout, checkpoint, self._tokenizer, self._place.evaluator_device)
+        return self._model[1]
 
     def _suite(self, suite: str) -> ScoringPlace:
         if suite not in self._suites:
@@ -155,6 +139,10 @@ class Evaluator:
 
     def _write_tokenizer(self, folder: Path) -> None:
         save_huggingface(self._tokenizer, folder)
+
+
+def _all(parts: Iterable[dict[str, str]]) -> dict[str, str]:
+    return {name: why for part in parts for name, why in part.items()}
 
 
 def _raise_for_failed(checkpoint: str, failed: dict[str, str]) -> None:

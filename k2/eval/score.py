@@ -16,7 +16,7 @@ from k2.eval.harness import HARNESS, LoadedTask, ScoredModel, evaluate_task
 from k2.eval.scores import Score
 from k2.recipe.load import digest
 from k2.recipe.schema import Recipe
-from k2.run.durable import durable_folder, remove_folder
+from k2.run.durable import durable_folder
 from k2.run.layout import RunLayout
 from k2.run.receipt import Receipt, find_receipt, now, read_receipt, seal_folder
 from k2.tokenizer import Tokenizer
@@ -54,18 +54,6 @@ def load_exported(folder: Path, device: Device = "cpu") -> Any:
         )
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32 if device == "cpu" else "auto", attn_implementation="sdpa")
     return model.to(device).eval()
-
-
-def find_task_scores(layout: RunLayout, name: str, suite: Receipt, task: str) -> Receipt | None:
-    """The task's receipt, if it is of the export and the suite as they are. What an abandoned checkpoint of the name left is removed."""
-    folder = layout.task_scores(name, suite.name, task)
-    found, export = find_receipt(folder), find_receipt(layout.export(name))
-    if found is None or export is None:
-        return found
-    if found.inputs == {"export": export.digest, "suite": suite.digest}:
-        return found
-    remove_folder(folder)
-    return None
 
 
 def score_task(recipe: Recipe, layout: RunLayout, name: str, model: ScoredModel, task: LoadedTask, place: ScoringPlace) -> Receipt:

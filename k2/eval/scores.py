@@ -1,12 +1,11 @@
 """The scores of a run as rows, read from the receipts: what `k2 eval --json`, the page and the model card show. Torch-free."""
 
-from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from k2.run.layout import RunLayout
-from k2.run.receipt import Receipt, find_receipt, receipts_in
+from k2.run.receipt import Receipt, receipts_in
 
 
 class Score(BaseModel):
@@ -49,14 +48,6 @@ def task_receipts(layout: RunLayout) -> list[Receipt]:
     """The receipts of all that is scored task by task, by checkpoint, suite and task."""
     folders = sorted(path for path in layout.all_task_scores.glob("*/*") if path.is_dir())
     return [receipt for folder in folders for receipt in receipts_in(folder)]
-
-
-def is_scored(layout: RunLayout, checkpoint: str, suite: Receipt, tasks: Iterable[str]) -> bool:
-    """Whether each of the tasks has its scores, of the checkpoint's export and of the suite as they are."""
-    export = find_receipt(layout.export(checkpoint))
-    receipts = [find_receipt(layout.task_scores(checkpoint, suite.name, task)) for task in tasks]
-    wanted = None if export is None else {"export": export.digest, "suite": suite.digest}
-    return wanted is not None and all(receipt is not None and receipt.inputs == wanted for receipt in receipts)
 
 
 def rows_of(receipt: Receipt) -> list[ScoreRow]:

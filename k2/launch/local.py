@@ -29,6 +29,8 @@ from k2.run.layout import RunLayout
 from k2.run.lease import Lease
 from k2.run.plan import Train
 
+Question = dict[str, str | int | None]  # what `python -m k2.eval` reads; None: not said
+
 
 class Trainer:
     """One segment: the supervisor of torchrun of the ranks. As a context manager it never leaves a process behind."""
@@ -152,13 +154,15 @@ class Evaluator:
         timeout_seconds: float = 1800.0,
         incident: int | None = None,
         suite: str | None = None,
+        task: str | None = None,
     ) -> EvaluatorAnswer:
-        """Have one duty of one checkpoint done, or of one that an incident keeps; with a suite that the recipe does not ask for, if one is
-        named. An evaluator that dies over it is started again, once."""
+        """Have one duty of one checkpoint done, or of one that an incident keeps; with a suite that the recipe does not ask for, or only
+        one of its tasks, if they are named. An evaluator that dies over it is started again, once."""
+        question: Question = {"duty": duty, "checkpoint": checkpoint, "incident": incident, "suite": suite, "task": task}
         with self._asking:
             for _ in range(2):
                 try:
-                    return self._answer({"duty": duty, "checkpoint": checkpoint, "incident": incident, "suite": suite}, timeout_seconds)
+                    return self._answer(question, timeout_seconds)
                 except EOFError:
                     self._hang_up()
                 except TimeoutError:
@@ -181,7 +185,7 @@ class Evaluator:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _answer(self, question: dict[str, str | int | None], timeout_seconds: float) -> EvaluatorAnswer:
+    def _answer(self, question: Question, timeout_seconds: float) -> EvaluatorAnswer:
         line = self._connect()
         self._asked += 1
         line.say({"id": self._asked, **{name: value for name, value in question.items() if value is not None}})

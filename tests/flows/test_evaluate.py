@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from flows import work
 from flows.device import device_held
 from flows.evaluate import score_chosen, settle_scores
+from flows.pretrain import persist
 from flows.run import Run
+from k2.eval.attempts import note_failure
 from k2.eval.tasks import tasks_of
 from k2.launch.local import EvaluatorAnswer
 from k2.recipe.load import load_recipe
@@ -16,27 +19,35 @@ from k2.run.holdings import duty_folder
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptEnded, AttemptStarted
 from k2.run.opening import create_or_open
-from k2.run.receipt import Receipt, commit_receipt_only, now, seal_folder
+from k2.run.receipt import Receipt, commit_receipt_only, now, read_receipt, seal_folder
 
 MINI = str(Path(__file__).parents[1] / "mini.toml")
 NAMES = ("ckpt_001", "ckpt_002", "ckpt_003")
+OWED = [task.name for task in tasks_of("k2_tiny") if not task.executes_code]
 
 
 class RecordedEvaluator:
-    """Answers as the evaluator's process does: one checkpoint cannot be exported, one has a task that was given up."""
+    """Answers as the evaluator's process does: one checkpoint cannot be exported, and one has a task that cannot be scored."""
 
     def __init__(self, layout: RunLayout) -> None:
         self.layout, self.asked = layout, []
 
-    def ask(self, duty: str, checkpoint: str, suite: str | None = None) -> EvaluatorAnswer:
-        self.asked.append((duty, checkpoint, suite))
+    def ask(self, duty: str, checkpoint: str, suite: str | None = None, task: str | None = None) -> EvaluatorAnswer:
+        self.asked.append((duty, checkpoint, suite, task))
         if checkpoint == "ckpt_002":
             return EvaluatorAnswer(id=1, ok=False, error="its logits differ", permanent=True)
+        if (checkpoint, task) == ("ckpt_003", "addition"):
+            return EvaluatorAnswer(id=1, ok=False, error="FileNotFoundError: addition.jsonl", permanent=True)
         if suite is None:
-            facts = {"failed": {"addition": "FileNotFoundError: addition.jsonl"}} if checkpoint == "ckpt_003" else {}
-            receipt = Receipt(kind=duty, name=checkpoint, recipe="r", made_at=now(), facts=facts)
-            commit_receipt_only(duty_folder(self.layout, checkpoint, duty), receipt)
+            commit_receipt_only(duty_folder(self.layout, checkpoint, duty), Receipt(kind=duty, name=checkpoint, recipe="r", made_at=now()))
+        else:
+            self._score(checkpoint, suite, str(task))
         return EvaluatorAnswer(id=1, ok=True)
+
+    def _score(self, checkpoint: str, suite: str, task: str) -> None:
+        inputs = {"export": read_receipt(self.layout.export(checkpoint)).digest, "suite": read_receipt(self.layout.suite(suite)).digest}
+        receipt = Receipt(kind="task_scores", name=checkpoint, recipe="r", made_at=now(), inputs=inputs)
+        commit_receipt_only(self.layout.task_scores(checkpoint, suite, task), receipt)
 
 
 @pytest.fixture
@@ -58,44 +69,48 @@ def run(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Run
         layout.checkpoint(name).mkdir(parents=True)
         facts = {"kind": "chunk", "stage": "stage1", "step": 8 * number, "tokens": 1}
         seal_folder(layout.checkpoint(name), Receipt(kind="checkpoint", name=name, recipe="r", made_at=now(), facts=facts))
+    commit_receipt_only(layout.suite("k2_tiny"), Receipt(kind="suite", name="k2_tiny", recipe="r", made_at=now()))
     return made
 
 
-def test_a_checkpoint_that_fails_is_told_and_the_others_are_scored(run: Run, said: list[str]) -> None:
+def tasks_asked(run: Run) -> list[tuple[str, str, str]]:
+    asked = run.evaluator.asked  # type: ignore[attr-defined]
+    return [(checkpoint, suite, task) for _, checkpoint, suite, task in asked if task is not None]
+
+
+def test_a_checkpoint_or_a_task_that_fails_is_told_and_the_others_are_scored(run: Run, said: list[str]) -> None:
     scored, failed = settle_scores(run)
     assert scored == ["ckpt_001", "ckpt_003"]
     assert failed == {"ckpt_002": "EvaluationRefused: its logits differ"}
-    assert ("evaluated", "ckpt_002", None) not in run.evaluator.asked  # type: ignore[attr-defined]
-    assert "ckpt_003: the task addition failed three times and is left out: FileNotFoundError: addition.jsonl" in said
+    assert "ckpt_003: addition could not be scored: FileNotFoundError: addition.jsonl" in said
+    asked = tasks_asked(run)
+    assert {checkpoint for checkpoint, _, _ in asked} == {"ckpt_001", "ckpt_003"}
+    assert [task for checkpoint, _, task in asked if checkpoint == "ckpt_003"] == OWED
     before = len(run.evaluator.asked)  # type: ignore[attr-defined]
     assert settle_scores(run, ("ckpt_001", "ckpt_003")) == ([], {})
     assert len(run.evaluator.asked) == before  # type: ignore[attr-defined]
 
 
-def test_chosen_checkpoints_are_scored_with_chosen_suites(run: Run) -> None:
-    for suite in ("k2_tiny", "k2_21"):
-        commit_receipt_only(run.layout.suite(suite), Receipt(kind="suite", name=suite, recipe="r", made_at=now()))
+def test_chosen_checkpoints_are_scored_with_chosen_suites_and_a_second_time_nothing_is_asked(run: Run) -> None:
+    commit_receipt_only(run.layout.suite("k2_21"), Receipt(kind="suite", name="k2_21", recipe="r", made_at=now()))
     scored, failed = score_chosen(run, ("ckpt_001", "ckpt_002"), ("k2_tiny", "k2_21"))
     assert scored == ["ckpt_001"]
     assert set(failed) == {"ckpt_002 with k2_tiny", "ckpt_002 with k2_21"}
-    asked = run.evaluator.asked  # type: ignore[attr-defined]
-    assert [(name, suite) for duty, name, suite in asked if duty == "evaluated"] == [("ckpt_001", "k2_tiny"), ("ckpt_001", "k2_21")]
+    asked = tasks_asked(run)
+    assert [task for _, suite, task in asked if suite == "k2_tiny"] == OWED
+    assert {checkpoint for checkpoint, _, _ in asked} == {"ckpt_001"}
+    assert score_chosen(run, ("ckpt_001",), ("k2_tiny", "k2_21")) == (["ckpt_001"], {})
+    assert tasks_asked(run) == asked
 
 
-def test_a_second_sweep_asks_nothing(run: Run) -> None:
-    layout = run.layout
-    suite = commit_receipt_only(layout.suite("k2_tiny"), Receipt(kind="suite", name="k2_tiny", recipe="r", made_at=now()))
-    export = commit_receipt_only(layout.export("ckpt_001"), Receipt(kind="export", name="ckpt_001", recipe="r", made_at=now()))
-    tasks = [task.name for task in tasks_of("k2_tiny") if not task.executes_code]
-    for task in tasks:
-        assert score_chosen(run, ("ckpt_001",), ("k2_tiny",)) == (["ckpt_001"], {})  # one is still unscored: it asks
-        inputs = {"export": export.digest, "suite": suite.digest}
-        receipt = Receipt(kind="task_scores", name="ckpt_001", recipe="r", made_at=now(), inputs=inputs)
-        commit_receipt_only(layout.task_scores("ckpt_001", "k2_tiny", task), receipt)
-    asked = run.evaluator.asked  # type: ignore[attr-defined]
-    assert len(asked) == len(tasks)
+def test_a_task_that_failed_three_times_is_given_up_until_somebody_asks_for_it(run: Run) -> None:
+    export = commit_receipt_only(run.layout.export("ckpt_001"), Receipt(kind="export", name="ckpt_001", recipe="r", made_at=now()))
+    for _ in range(3):
+        note_failure(run.layout, "ckpt_001", "k2_tiny", OWED[0], export.digest, RuntimeError("out of memory"))
+    assert work.score_by_task(run, "ckpt_001", ("k2_tiny",), persist) == {}
+    assert [task for _, _, task in tasks_asked(run)] == OWED[1:]
     assert score_chosen(run, ("ckpt_001",), ("k2_tiny",)) == (["ckpt_001"], {})
-    assert len(asked) == len(tasks)
+    assert tasks_asked(run)[-1] == ("ckpt_001", "k2_tiny", OWED[0])
 
 
 def test_a_device_evaluates_one_thing_at_a_time(tmp_path: Path) -> None:
