@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flows import work
 from flows.console import let_prefect_finish, quiet_prefect
+from flows.credentials import credentials_of
 from flows.loop import Completed, Outcome, Stopped, Waiting, pursue
 from flows.prefect_api import server_answers
 from flows.run import Run, Say, existing_run, new_run
@@ -141,7 +142,7 @@ def publish_to(layout: RunLayout, target: str, checkpoints: tuple[str, ...], say
 
     wanted = parse_target(target)
     rows: list[dict[str, object]] = []
-    with existing_run(layout, say) as run:
+    with existing_run(layout, say) as run, credentials_of(run.place):
         _refuse_unknown(run, checkpoints)
         for held in run.holdings().checkpoints:
             if held.kind == "chunk" and "exported" in held.settled and (not checkpoints or held.name in checkpoints):

@@ -7,6 +7,7 @@ receipt, and is not done twice.
 import json
 import threading
 
+from flows.credentials import credentials_of
 from flows.run import Run
 from k2.launch.local import EvaluatorClosed
 from k2.run.durable import durable_folder, sweep, write_durably
@@ -67,7 +68,8 @@ def _complete(run: Run, incident: IncidentOpened, kept: KeptLayout) -> None:
     for name in dict.fromkeys(parts.values()):
         _ask(run, "exported", name, incident)
     _rows(run, incident, kept, parts.get("pre"))
-    publish_incident(run.recipe, kept, resolve_targets(run.place, run.layout))
+    with credentials_of(run.place):
+        publish_incident(run.recipe, kept, resolve_targets(run.place, run.layout))
     run.say(f"incident {incident.incident:03d}: the evidence is complete and published")
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from flows.credentials import credentials_of
 from flows.evidence import complete_evidence, draw_healed, picture_of
 from flows.progress import Progress
 from flows.run import Run
@@ -141,7 +142,8 @@ def settle(run: Run, action: Settle) -> Receipt:
             from k2.publish.target import resolve_targets
             from k2.publish.upload import publish_checkpoint
 
-            return publish_checkpoint(run.recipe, run.layout, action.checkpoint, resolve_targets(run.place, run.layout))
+            with credentials_of(run.place):
+                return publish_checkpoint(run.recipe, run.layout, action.checkpoint, resolve_targets(run.place, run.layout))
         case "shown":
             return _shown(run, action.checkpoint)
 
@@ -210,8 +212,9 @@ def release(run: Run) -> Receipt:
     complete_evidence(run)
     build_page(run.recipe, run.layout, run.facts(), time.time())
     targets = resolve_targets(run.place, run.layout)
-    refresh_site(run.layout, run.holdings().checkpoints, targets)
-    return publish_release(run.recipe, run.layout, targets)
+    with credentials_of(run.place):
+        refresh_site(run.layout, run.holdings().checkpoints, targets)
+        return publish_release(run.recipe, run.layout, targets)
 
 
 class PlainPerformer:
@@ -295,7 +298,8 @@ def _shown(run: Run, name: str) -> Receipt:
     from k2.report.page import show_checkpoint
 
     def publish(shown: Receipt) -> list[dict[str, object]]:
-        return claims(publish_shown(run.layout, shown, resolve_targets(run.place, run.layout)))
+        with credentials_of(run.place):
+            return claims(publish_shown(run.layout, shown, resolve_targets(run.place, run.layout)))
 
     return show_checkpoint(run.recipe, run.layout, run.facts(), name, time.time(), publish)
 

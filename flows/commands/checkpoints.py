@@ -49,12 +49,14 @@ def evaluate(arguments: Namespace) -> int:
 
 def restore(arguments: Namespace) -> int:
     """k2 restore"""
+    from flows.credentials import credentials_of
     from k2.publish.restore import describe, parse_source
     from k2.publish.restore import restore as restore_run
 
     source = parse_source(arguments.source, arguments.checkpoint)
     place = load_place(arguments.place) if arguments.place else Place()
-    restored = restore_run(source, layout_of(arguments), place, say)
+    with credentials_of(place):
+        restored = restore_run(source, layout_of(arguments), place, say)
     answer(arguments, restored, describe(restored, source))
     return 0
 

@@ -4,10 +4,9 @@
 not change. Both strip credentials from their text when they are made, since a client's error can quote a signed URL.
 """
 
-import os
 import re
 
-from k2.run.secrets import names_secret
+from k2.publish.credentials import secret_values
 
 _SHORTEST_SECRET = 6  # a shorter value is no secret, and would blot out parts of words
 _USER_OF_URL = re.compile(r"(\w+://)[^/\s@]*@")
@@ -26,8 +25,8 @@ class PublishRefused(PublishFailed):
 
 
 def without_secrets(text: str) -> str:
-    """The text without the credentials of the environment, without users in URLs, and without the queries of URLs."""
-    secrets = [value for name, value in os.environ.items() if names_secret(name) and len(value) >= _SHORTEST_SECRET]
+    """The text without the credentials that publishing has, without users in URLs, and without the queries of URLs."""
+    secrets = [value for value in secret_values() if len(value) >= _SHORTEST_SECRET]
     for secret in sorted(secrets, key=len, reverse=True):  # one may begin another
         text = text.replace(secret, "***")
     return _QUERY_OF_URL.sub(r"\1?***", _USER_OF_URL.sub(r"\1", text))

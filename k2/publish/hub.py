@@ -1,6 +1,6 @@
 """Publish to the Hugging Face Hub: a branch for each name, one commit, a tag when it has been verified.
 
-Token and endpoint come from the environment (`HF_TOKEN`, `HF_ENDPOINT`). The tag `<name>-published` is the commit
+Token and endpoint come from the environment or a block (`HF_TOKEN`, `HF_ENDPOINT`). The tag `<name>-published` is the commit
 point; after it `main` follows, when the checkpoint is the newest that counts. The Hub names files by content (SHA-256
 of large ones, Git's SHA-1 of the others), so verifying reads no file back.
 """
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
 
+from k2.publish.credentials import setting
 from k2.publish.deliver import Delivered, judge
 from k2.publish.failure import PublishFailed, PublishRefused
 from k2.publish.parcel import Item, Parcel
@@ -246,9 +247,11 @@ def _tag(parcel: Parcel) -> str:
 
 
 def _client(target: HubTarget) -> "HfApi":
-    endpoint, token = os.environ.get("HF_ENDPOINT", PUBLIC).rstrip("/"), os.environ.get("HF_TOKEN")
+    endpoint, token = (setting("HF_ENDPOINT") or PUBLIC).rstrip("/"), setting("HF_TOKEN")
     if not token:
-        raise PublishRefused(f"{target} needs a token in the environment: set HF_TOKEN to one that may write to {target.repository}")
+        raise PublishRefused(
+            f"{target} needs a token: set HF_TOKEN, or a block of place.credentials, to one that may write to {target.repository}"
+        )
     if endpoint != PUBLIC:
         os.environ["HF_HUB_DISABLE_XET"] = "1"  # the Xet protocol exists on the public Hub alone, and commits in several steps
     from huggingface_hub import HfApi, constants

@@ -1,18 +1,18 @@
 """Publish into a bucket of S3 or of anything that speaks its protocol.
 
-Credentials and endpoint come from the environment (`AWS_ACCESS_KEY_ID` ..., `AWS_ENDPOINT_URL`). An object is the
+Credentials and endpoint come from the environment or a block (`AWS_ACCESS_KEY_ID` ..., `AWS_ENDPOINT_URL`). An object is the
 same as ours when its size, our SHA-256 in its metadata and its ETag (MD5, or MD5 of the parts' MD5s) agree; where a
 store gives another kind of ETag the object is read back and hashed. `If-None-Match: *` is the one conditional write
 that several real servers honour, so it alone commits.
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from k2.publish.credentials import lent_aws_keys, setting
 from k2.publish.deliver import Delivered, deliver, inspect
 from k2.publish.failure import PublishFailed, PublishRefused
 from k2.publish.multipart import Fingerprint, Place, fingerprint, send_file
@@ -180,17 +180,17 @@ def opened(target: S3Target, failing: str, part_bytes: int = PART_BYTES) -> Iter
 
 
 def _open(target: S3Target, part_bytes: int) -> S3Store:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not any(os.environ.get(name) for name in _CREDENTIALS):
+    endpoint = setting("AWS_ENDPOINT_URL_S3") or setting("AWS_ENDPOINT_URL")
+    if not any(setting(name) for name in _CREDENTIALS):
         raise PublishRefused(
-            f"{target} needs credentials in the environment: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            f"{target} needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or place.credentials"
         )
     # CRC64NVME costs a tenth of a second a GB and AWS checks it; other stores differ in what they take, and the ETag is compared anyway
     return S3Store(client_of(endpoint), target, part_bytes, checksum=None if endpoint else "CRC64NVME")
 
 
 def client_of(endpoint: str | None) -> Any:
-    """A client for the endpoint (None: AWS itself), with the environment's credentials."""
+    """A client for the endpoint (None: AWS itself), with the credentials that were lent or that the environment has."""
     import boto3
     from botocore.config import Config
 
@@ -200,12 +200,12 @@ def client_of(endpoint: str | None) -> Any:
         s3={"addressing_style": "path" if endpoint else "auto"},
         request_checksum_calculation=needed,
         response_checksum_validation=needed,
-        retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "5"))},
+        retries={"mode": "standard", "total_max_attempts": int(setting("AWS_MAX_ATTEMPTS") or "5")},
         connect_timeout=10,
         read_timeout=60,
     )
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    return boto3.session.Session().client("s3", endpoint_url=endpoint, region_name=region, config=config)
+    region = setting("AWS_REGION") or setting("AWS_DEFAULT_REGION") or "us-east-1"
+    return boto3.session.Session(**lent_aws_keys()).client("s3", endpoint_url=endpoint, region_name=region, config=config)
 
 
 def _raise_unless_absent(error: Any) -> None:

@@ -1,7 +1,7 @@
 """Where things are published: `file:///path`, `s3://bucket/prefix`, `hf://owner/repository`.
 
 A target is a name and nothing else. Endpoints and credentials come from the environment of the process that
-uploads, so that neither a parameter nor a receipt can carry them.
+uploads or from blocks that the place names, so that neither a parameter nor a receipt can carry them.
 """
 
 import re

@@ -35,6 +35,9 @@ class Place(Part):
     publish_to: tuple[str, ...] = Field(
         default=("file://{runs_dir}/../published/{run}",), description="file://, s3:// or hf:// targets; {run} and {runs_dir} are filled in"
     )
+    credentials: tuple[Annotated[str, Field(pattern=r"^(secret|aws-credentials|minio-credentials)/[a-z0-9][a-z0-9-]{0,99}$")], ...] = Field(
+        default=(), description="blocks of the Prefect server that publishing has its credentials from; () means the environment"
+    )
     wandb_mode: Literal["offline", "online", "disabled"] = "offline"
     engine: Literal["pool", "dask", "ray"] = Field(
         default="pool", description="what prepares data in parallel: processes of this machine, or a cluster"

@@ -1,7 +1,10 @@
 """A service of its own in a machine's folder (server, deployments, worker), asked and triggered as a program would."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +30,20 @@ def kill_server(machine: Machine) -> None:
             continue
 
 
-def trigger_mini(machine: Machine, url: str, recipe: Path = MINI, overrides: tuple[str, ...] = ()) -> str:
+def save_block(machine: Machine, url: str, variables: dict[str, str]) -> None:
+    """A Secret block of the name `k2-store`, saved as a user does it."""
+    save = "import os; from prefect.blocks.system import Secret; Secret(value=os.environ['HELD']).save('k2-store')"
+    environment = machine.environment(PREFECT_API_URL=f"{url}/api", HELD=json.dumps(variables))
+    subprocess.run([sys.executable, "-c", save], env=environment, cwd=machine.root, check=True, capture_output=True)
+
+
+def trigger_mini(machine: Machine, url: str, recipe: Path = MINI, overrides: tuple[str, ...] = (), place: Path | None = None) -> str:
     """Trigger the deployment `pretrain` for the run `mini`; the flow run's id."""
     deployment = ask(url, "/deployments/name/pretrain/pretrain")["id"]
     request = {
         "recipe": str(recipe),
         "run": "mini",
-        "place": str(machine.place),
+        "place": str(place or machine.place),
         "overrides": [LONGER[1], LONGER[3], *overrides],
         "runs_dir": str(machine.runs),
     }

@@ -1,5 +1,6 @@
 """The orchestrator is a view: a run under a real server is one run directory, whatever becomes of the server."""
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -8,7 +9,8 @@ from typing import Any
 
 import pytest
 from machine import LONGER, MINI, Machine, wait_until
-from prefect_service import ask, kill_server, server_processes, trigger_mini
+from prefect_service import ask, kill_server, save_block, server_processes, trigger_mini
+from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
 pytestmark = pytest.mark.slow
 
@@ -73,9 +75,21 @@ def test_a_server_that_comes_back_learns_how_the_run_ended(machine: Machine, ref
     assert machine.losses("mini") == reference.losses("mini")
 
 
-def test_a_deployment_triggered_over_rest_runs_to_its_release(machine: Machine, reference: Machine, url: str) -> None:
-    run = trigger_mini(machine, url)
+def test_a_deployment_triggered_over_rest_runs_to_its_release(machine: Machine, reference: Machine, url: str, s3_process: S3Server) -> None:
+    """It publishes to a bucket whose keys a block of the server holds, and nothing else does, neither then nor afterwards."""
+    store = s3_process.connect()
+    store.create_bucket(Bucket="k2-block")
+    save_block(machine, url, {"AWS_ENDPOINT_URL": s3_process.url, "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
+    place = machine.root / "bucket.toml"
+    place.write_text(machine.place.read_text() + 'publish_to = ["s3://k2-block/{run}"]\ncredentials = ["secret/k2-store"]\n')
+    run = trigger_mini(machine, url, place=place)
     assert completed(url, run)
+    released = store.list_objects_v2(Bucket="k2-block", Prefix="mini/release/")["Contents"]
+    assert "mini/release/receipt.json" in [found["Key"] for found in released]
+    told = [path.read_bytes() for path in machine.root.rglob("*") if path.is_file()]
+    told += [json.dumps(ask(url, f"/{kind}/filter", {})).encode() for kind in ("artifacts", "flow_runs", "task_runs", "block_documents")]
+    assert len(told) > 300
+    assert not [content for content in told if SECRET_KEY.encode() in content]
     names = {one["name"] for one in ask(url, "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}, "limit": 200})}
     assert {"stage1 chunk 000", "evaluate ckpt_004", "publish ckpt_004", "release"} <= names
     keys = {one["key"] for one in ask(url, "/artifacts/filter", {})}

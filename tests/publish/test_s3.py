@@ -179,5 +179,5 @@ def test_a_missing_bucket_and_missing_credentials_are_refused(run: Run, s3: S3Se
     with pytest.raises(PublishRefused, match="the bucket does not exist there: create it"):
         publish_checkpoint(run.recipe, run.layout, name, [S3Target("k2-nowhere", "")])
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    with pytest.raises(PublishRefused, match="needs credentials in the environment"):
+    with pytest.raises(PublishRefused, match="needs credentials: set AWS_ACCESS_KEY_ID"):
         publish_checkpoint(run.recipe, run.layout, name, [S3Target("k2-nowhere", "")])

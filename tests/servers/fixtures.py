@@ -36,12 +36,7 @@ def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 @pytest.fixture
 def client(s3: S3Server) -> Any:
     """A client of the tests' own, to look into the store and to disturb it."""
-    import boto3
-    from botocore.config import Config
-
-    config = Config(signature_version="s3v4", s3={"addressing_style": "path"}, retries={"total_max_attempts": 2})
-    keys = {"aws_access_key_id": s3_server.ACCESS_KEY, "aws_secret_access_key": s3_server.SECRET_KEY}
-    return boto3.session.Session().client("s3", endpoint_url=s3.url, region_name="us-east-1", config=config, **keys)
+    return s3.connect()
 
 
 @pytest.fixture

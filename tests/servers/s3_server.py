@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ACCESS_KEY, SECRET_KEY = "test:tester", "planted-7f3a9c-tell-nobody"  # Swift's tempauth writes a user as account:name
@@ -78,6 +79,15 @@ class S3Server:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.ports['proxy']}"
+
+    def connect(self) -> Any:
+        """A client of the tests' own, whatever the environment says."""
+        import boto3
+        from botocore.config import Config
+
+        config = Config(signature_version="s3v4", s3={"addressing_style": "path"}, retries={"total_max_attempts": 2})
+        keys = {"aws_access_key_id": ACCESS_KEY, "aws_secret_access_key": SECRET_KEY}
+        return boto3.session.Session().client("s3", endpoint_url=self.url, region_name="us-east-1", config=config, **keys)
 
     def __enter__(self) -> "S3Server":
         self.start()
