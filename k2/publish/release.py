@@ -85,10 +85,11 @@ def _pack(recipe: Recipe, layout: RunLayout, index: ReleaseIndex) -> Receipt:
     shutil.rmtree(folder, ignore_errors=True)
     with durable_folder(folder) as beside:
         (beside / _INDEX).write_text(content, "utf-8")
-        for source in _accompanying(layout):
-            shutil.copyfile(source, beside / source.name)
+        for name, source in _accompanying(layout).items():
+            shutil.copyfile(source, beside / name)
         return seal_folder(beside, Receipt(kind="release", name=NAME, recipe=digest(recipe), made_at=now()))
 
 
-def _accompanying(layout: RunLayout) -> list[Path]:
-    return [path for path in (layout.recipe, layout.ledger, layout.page) if path.is_file()]
+def _accompanying(layout: RunLayout) -> dict[str, Path]:
+    named = {layout.recipe.name: layout.recipe, layout.ledger.name: layout.ledger, layout.page.name: layout.published_page}
+    return {name: path for name, path in named.items() if path.is_file()}

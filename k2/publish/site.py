@@ -19,7 +19,7 @@ from k2.run.receipt import FileDigest, Receipt, check_files, find_receipt
 from k2.run.setting_aside import digests_aside
 
 FOLDER = "report"
-_LIVING = ("gallery/README.md", "gallery/index.html", "gallery/index.js", "index.html")  # the page last: it links to the others
+_GALLERY = ("gallery/README.md", "gallery/index.html", "gallery/index.js")
 
 
 def publish_shown(layout: RunLayout, shown: Receipt, targets: Sequence[Target]) -> list[Delivered]:
@@ -45,5 +45,6 @@ def pack_shown(layout: RunLayout, shown: Receipt) -> Parcel:
             "so that it is made again"
         )
     items = tuple(Item(checked_path(file.path), layout.report / file.path, file.bytes, file.sha256) for file in files)
-    living = tuple(item_from_file(path, layout.report / path) for path in _LIVING if (layout.report / path).is_file())
+    lying = {path: layout.report / path for path in _GALLERY} | {"index.html": layout.published_page}  # last, as it links to the others
+    living = tuple(item_from_file(path, source) for path, source in lying.items() if source.is_file())
     return Parcel(f"{FOLDER}/{shown.name}", items, receipt, digests_aside(layout), FOLDER, living)

@@ -102,7 +102,6 @@ class Content:
     speeds: tuple[Figure, ...]
     energy: EnergyUse
     events: tuple[TimelineEntry, ...]
-    released: bool
     gallery: bool
 
     @property
@@ -120,7 +119,7 @@ def read_content(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: floa
     status = status_of(recipe, layout, facts, records)
     chunks, exported = find_receipt(layout.all_chunks), _newest_export(layout, status)
     until = _lived_until(layout, status, now)
-    stories, begun = incident_stories(layout, lineage, facts), bool(lineage.accepted)
+    stories, begun = incident_stories(lineage, facts), bool(lineage.accepted)
     return Content(
         recipe=recipe,
         recipe_digest=digest(recipe),
@@ -140,13 +139,12 @@ def read_content(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: floa
         scores=tuple(score_panels(layout, lineage)),
         mixes=tuple(stage_mix(recipe, stage, chunks) for stage in recipe.stages),
         mix_counted=chunks is not None,
-        checkpoints=tuple(checkpoint_row(layout, lineage, held) for held in status.checkpoints),
+        checkpoints=tuple(checkpoint_row(lineage, held) for held in status.checkpoints),
         duties=DUTIES,
         time=_time_shares(booked_seconds(facts, recipe, records, until)),
         speeds=tuple(_speeds(lineage)),
         energy=energy_use(recipe, facts, records, len(lineage.accepted), until),
         events=timeline(facts),
-        released=layout.release.is_dir(),
         gallery=(layout.gallery / "index.html").is_file(),
     )
 

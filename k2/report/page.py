@@ -15,6 +15,7 @@ from k2.recipe.load import digest
 from k2.recipe.schema import Recipe
 from k2.report.content import Content, read_content
 from k2.report.gallery.site import add_to_gallery, files_of
+from k2.report.links import Links, links_beside, links_here
 from k2.report.words import carbon, count, duration, energy, loss, number, percent, rate
 from k2.run.durable import write_durably
 from k2.run.layout import RunLayout
@@ -27,8 +28,11 @@ _WORDS = (carbon, count, duration, energy, loss, number, percent, rate)
 
 
 def build_page(recipe: Recipe, layout: RunLayout, facts: list[Fact], now: float) -> Path:
-    """Write the run's page as it stands at `now` (seconds since the epoch); give its path."""
-    write_durably(layout.page, render(read_content(recipe, layout, facts, now)).encode())
+    """Write the run's page as it stands at `now` (seconds since the epoch), and its edition for other places; give its path."""
+    content = read_content(recipe, layout, facts, now)
+    incidents = [story.number for story in content.incidents]
+    write_durably(layout.published_page, render(content, links_beside(layout, content.status.checkpoints, incidents)).encode())
+    write_durably(layout.page, render(content, links_here(layout, content.status.checkpoints, incidents)).encode())
     return layout.page
 
 
@@ -41,8 +45,7 @@ def show_checkpoint(recipe: Recipe, layout: RunLayout, facts: list[Fact], name: 
     """Settle the duty `shown`: page and gallery with the checkpoint on them, here and where `publish` brings them, and a receipt.
 
     `publish` is given the receipt as it will be, whose facts list the checkpoint's files by their paths below `report/`, and gives
-    its claims for it.
-    Once settled it stays so.
+    its claims for it. Once settled it stays so.
     """
     found = find_receipt(layout.shown(name))
     if found is not None:
@@ -69,7 +72,7 @@ def _told(layout: RunLayout, paths: list[Path]) -> list[dict[str, object]]:
     return [file.model_dump() for file in digest_files(layout.report, paths)]
 
 
-def render(content: Content) -> str:
+def render(content: Content, links: Links) -> str:
     """The page as text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -78,6 +81,7 @@ def render(content: Content) -> str:
     script = _resource("page.js")
     return environment.get_template("page.html.j2").render(
         c=content,
+        links=links,
         made_by=f"k2 {k2.__version__}",
         style=_resource("palette.css") + _resource("page.css"),
         script=script,

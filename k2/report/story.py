@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from k2.report.curves import Drawn, incident_curve
 from k2.report.lineage import Lineage, abandoned_branch, operations_of, relaunch_after
 from k2.report.words import duration, number
-from k2.run.layout import RunLayout
 from k2.run.ledger import (
     AttemptEnded,
     AttemptStarted,
@@ -52,7 +51,6 @@ class IncidentStory:
     sentences: tuple[str, ...]
     numbers: Mapping[str, str]
     curve: Drawn | None
-    folder: str | None
     abandoned: tuple[str, ...]
     skips: bool
 
@@ -66,14 +64,13 @@ class TimelineEntry:
     text: str
 
 
-def incident_stories(layout: RunLayout, lineage: Lineage, facts: list[Fact]) -> tuple[IncidentStory, ...]:
-    return tuple(_story(layout, lineage, facts, fact) for fact in facts if isinstance(fact, IncidentOpened))
+def incident_stories(lineage: Lineage, facts: list[Fact]) -> tuple[IncidentStory, ...]:
+    return tuple(_story(lineage, facts, fact) for fact in facts if isinstance(fact, IncidentOpened))
 
 
-def _story(layout: RunLayout, lineage: Lineage, facts: list[Fact], incident: IncidentOpened) -> IncidentStory:
+def _story(lineage: Lineage, facts: list[Fact], incident: IncidentOpened) -> IncidentStory:
     decision, closed = decision_of(facts, incident.incident), _closed(facts, incident)
     part = lineage.of(incident.stage)
-    folder = layout.incident(incident.incident)
     return IncidentStory(
         number=incident.incident,
         kind=incident.kind,
@@ -84,7 +81,6 @@ def _story(layout: RunLayout, lineage: Lineage, facts: list[Fact], incident: Inc
         sentences=(_verdict_sentence(incident), *_decision_sentences(facts, incident, decision)),
         numbers=_numbers(lineage, facts, incident),
         curve=incident_curve(part, facts, incident),
-        folder=f"../incidents/{folder.name}/" if folder.is_dir() else None,
         abandoned=closed.abandoned if closed else (),
         skips=any(isinstance(fact, StepsSkipped) for fact in operations_of(facts, incident)),
     )

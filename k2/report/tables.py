@@ -9,9 +9,8 @@ from typing import Any
 
 from k2.recipe.schema import MixEntry, Recipe, Stage
 from k2.report.lineage import Lineage
-from k2.run.holdings import DUTIES, Duty, duty_folder
-from k2.run.layout import RunLayout
-from k2.run.receipt import RECEIPT, Receipt
+from k2.run.holdings import DUTIES, Duty
+from k2.run.receipt import Receipt
 from k2.run.status import CheckpointStatus
 
 
@@ -41,13 +40,11 @@ class MixTable:
 class DutyMark:
     duty: Duty
     state: str  # settled, owed, none
-    link: str | None
 
 
 @dataclass(frozen=True)
 class CheckpointRow:
     name: str
-    link: str | None
     stage: str
     step: int
     tokens: int
@@ -92,19 +89,10 @@ def _path(facts: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
     return facts
 
 
-def checkpoint_row(layout: RunLayout, lineage: Lineage, held: CheckpointStatus) -> CheckpointRow:
+def checkpoint_row(lineage: Lineage, held: CheckpointStatus) -> CheckpointRow:
     record = lineage.of(held.stage).last_until(held.step)
-    marks = tuple(_duty_mark(layout, held, duty) for duty in DUTIES)
-    link = f"../checkpoints/{held.name}/" if layout.checkpoint(held.name).is_dir() else None
+    states = {True: "settled", False: "owed", None: "none"}
+    marks = tuple(DutyMark(duty, states[held.obligations.get(duty)]) for duty in DUTIES)
     return CheckpointRow(
-        held.name, link, held.stage, held.step, held.tokens, record.loss if record else None, record.lr if record else None, marks
+        held.name, held.stage, held.step, held.tokens, record.loss if record else None, record.lr if record else None, marks
     )
-
-
-def _duty_mark(layout: RunLayout, held: CheckpointStatus, duty: Duty) -> DutyMark:
-    if duty not in held.obligations:
-        return DutyMark(duty, "none", None)
-    folder = duty_folder(layout, held.name, duty)
-    settled = held.obligations[duty]
-    link = f"../{folder.relative_to(layout.root)}/" if settled and (folder / RECEIPT).is_file() else None
-    return DutyMark(duty, "settled" if settled else "owed", link)

@@ -223,6 +223,11 @@ class RunLayout:
         return self.report / "index.html"
 
     @property
+    def published_page(self) -> Path:
+        """The page's edition for other places: its links lead to what lies beside it there."""
+        return self.report / "published.html"
+
+    @property
     def gallery(self) -> Path:
         """The static site of what checkpoints answered."""
         return self.report / "gallery"

@@ -223,8 +223,8 @@ def test_a_full_disk_is_a_failure_that_names_the_place(run: Run, folder: FolderT
 def test_the_release_indexes_what_was_published(run: Run, folder: FolderTarget) -> None:
     for number in (1, 2):
         publish_checkpoint(run.recipe, run.layout, run.checkpoint(number), [folder])
-    run.layout.page.parent.mkdir(parents=True, exist_ok=True)
-    run.layout.page.write_text("<!doctype html>")
+    run.layout.report.mkdir(parents=True)
+    run.layout.published_page.write_text("<!doctype html>")
     receipt = publish_release(run.recipe, run.layout, [folder])
     assert receipt == read_receipt(run.layout.release)
     lying = folder.path / "release"

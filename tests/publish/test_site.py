@@ -1,6 +1,7 @@
 """Page and galleries beside what is published: a part more with every checkpoint, to be read from the target by anybody."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from k2.publish.release import publish_release
 from k2.publish.site import publish_shown, refresh_site
 from k2.publish.target import FolderTarget, HubTarget, S3Target, Target
 from k2.publish.upload import claims, publish_checkpoint
-from k2.report.page import show_checkpoint
+from k2.report.page import build_page, show_checkpoint
 from k2.run.holdings import held_checkpoints
 from k2.run.ledger import read_facts
 from k2.run.receipt import Receipt, check_files, read_receipt
@@ -41,7 +42,7 @@ def test_a_folder_can_be_read_as_the_run_directory(run: Run, tmp_path: Path) -> 
     receipts = [show(run, run.checkpoint(number), target) for number in (1, 2)]
     site = target.path / "report"
     assert told((site / "gallery" / "index.js").read_bytes()) == ["ckpt_001", "ckpt_002"]
-    for path in ("index.html", "gallery/index.html", "gallery/index.js", "gallery/README.md"):
+    for path in ("gallery/index.html", "gallery/index.js", "gallery/README.md"):
         assert (site / path).read_bytes() == (run.layout.report / path).read_bytes()
     for number, receipt in enumerate(receipts, 1):
         standing = read_receipt(site / f"ckpt_{number:03d}.json")
@@ -124,11 +125,16 @@ def test_on_the_hub_it_is_a_branch_that_grows(run: Run, hub: HubServer) -> None:
     assert hub.files(K2.repository, "main") == hub.files(K2.repository, "ckpt_001")
 
 
-def test_the_releases_page_leads_to_the_galleries(run: Run, tmp_path: Path) -> None:
+def test_every_link_of_the_published_page_leads_to_a_file_beside_it(run: Run, tmp_path: Path) -> None:
     target = FolderTarget(tmp_path / "published")
-    publish_checkpoint(run.recipe, run.layout, run.checkpoint(1), [target])
-    show(run, "ckpt_001", target)
+    for number in (1, 2):
+        publish_checkpoint(run.recipe, run.layout, run.checkpoint(number), [target])
+        show(run, f"ckpt_{number:03d}", target)
+    run.checkpoint(3)  # not published: nothing leads to it
+    build_page(run.recipe, run.layout, read_facts(run.layout.ledger), CLOCK)
     publish_release(run.recipe, run.layout, [target])
-    page = target.path / "release" / "index.html"
-    assert 'href="../report/gallery/index.html"' in page.read_text()
-    assert (page.parent / "../report/gallery/index.html").is_file()
+    refresh_site(run.layout, held_checkpoints(run.recipe, run.layout), [target])
+    for page in (target.path / "report" / "index.html", target.path / "release" / "index.html"):
+        links = re.findall(r'href="([^"]*)"', page.read_text())
+        assert {"../report/gallery/index.html", "../ckpt_002/README.md", "../report/gallery/index.html#b=ckpt_001"} <= set(links)
+        assert [link for link in links if not (page.parent / link.partition("#")[0]).is_file()] == []

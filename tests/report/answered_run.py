@@ -11,6 +11,7 @@ from k2.run.receipt import Receipt, seal_folder
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u2028{{7*7}}"
 TASKS = {"choice": ("acc_norm", 10, True), "writing": ("exact_match", 3, True), "stereotypes": ("pct_stereotype", 0, False)}
 ROWS = 130  # more than one page
+WHITE_ROW = 7  # answered with white space where an answer is written
 
 
 def answer_everything(writer: Writer, checkpoints: int) -> list[str]:
@@ -60,7 +61,7 @@ def _sample(task: str, metric: str, row: int, good: bool, name: str) -> dict[str
     if task in {"choice", "stereotypes"}:
         responses: list[object] = [[-3.0, False], [-2.0 if good else -9.0, good], [-4.0, False]]
     else:
-        responses = [f"{name} says {EVIL}"]
+        responses = [f"{name} says {EVIL}" if row != WHITE_ROW else "\n" * 40]
     return {
         "task": task,
         "doc_id": row,

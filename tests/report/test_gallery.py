@@ -4,7 +4,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from answered_run import ROWS, answer_everything
+from answered_run import ROWS, WHITE_ROW, answer_everything
 from synthetic_run import Writer
 
 from k2.report.gallery.site import add_to_gallery
@@ -86,6 +86,8 @@ def test_what_a_model_prints_is_text(browser: "Browser", gallery: str) -> None:
 
     page, seen = opened(browser, gallery + "#task=writing")
     expect(page.locator("#row .response").first).to_contain_text("</script><script>document.title='owned'")
+    page.goto(gallery + f"#task=writing&row={WHITE_ROW}")
+    expect(page.locator("#row .answer").first).to_contain_text("nothing but white space, 40 characters")
     page.goto(gallery + "#task=choice&row=2")
     expect(page.locator(".options li").nth(2)).to_contain_text("<img src=x")
     assert page.title() != "owned"

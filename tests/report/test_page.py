@@ -3,12 +3,14 @@
 import json
 import re
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 
 import pytest
 from synthetic_run import ONSET, TARGET, VERDICT, Writer
 
 from k2.recipe.schema import Recipe
+from k2.report.content import CAUSE_WORDS
 from k2.report.page import build_page, show_checkpoint
 from k2.run.layout import RunLayout
 from k2.run.lease import hold
@@ -183,6 +185,11 @@ def test_hostile_text_stays_text(recipe: Recipe, tmp_path: Path) -> None:
     page = page_of(writer)
     assert "&lt;img src=x onerror=alert(2)&gt;" in page
     assert "<img" not in page and page.count("<script") == 2 and "alert(1)</script>" not in page
+
+
+def test_every_cause_of_time_has_a_colour() -> None:
+    style = (resources.files("k2.report") / "page.css").read_text("utf-8")
+    assert [cause for cause in CAUSE_WORDS if f".{cause}{{background:" not in style] == []
 
 
 def test_the_page_is_replaced_at_once_and_leaves_nothing_beside_it(told: Writer) -> None:

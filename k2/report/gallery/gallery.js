@@ -32,8 +32,36 @@ const node = (tag, style = "", text = null) => {
 };
 const said = (value) => typeof value === "number" ? (Number.isInteger(value) ? String(value) : value.toFixed(3)) : String(value);
 const isRead = (task) => task.metric === "bypass";
-const lastWords = (prompt) => prompt.trim().split("\n").slice(-2).join(" ");
-const taskOf = (name) => index.tasks.find((task) => task.task === name) || index.tasks[0];
+const taskOf = (name) => index.tasks.find((task) => task.task === name) || mostMoved();
+
+// Whoever comes without a wish is shown the task whose score moved most by its own range, an accuracy where there is one.
+function mostMoved() {
+  const moved = (task) => {
+    const scores = index.checkpoints.map((point) => task.scores[point.name]).filter((score) => score !== undefined);
+    const last = scores[scores.length - 1], range = Math.max(...scores.map(Math.abs));
+    return scores.length && range ? Math.abs(last - scores[0]) / range : 0;
+  };
+  return [...index.tasks].sort((one, other) => (other.metric.startsWith("acc") - one.metric.startsWith("acc")) || moved(other) - moved(one))[0];
+}
+
+// What tells a row from the others: its prompt without the lines that all prompts begin with, or the end of it.
+function ownWords(questions) {
+  const prompts = questions.map((question) => question.prompt), first = prompts[0] || "";
+  let shared = prompts.length > 1 ? first.length : 0;
+  for (const prompt of prompts) while (shared && prompt.slice(0, shared) !== first.slice(0, shared)) shared = first.lastIndexOf("\n", shared - 2) + 1;
+  return (prompt) => {
+    const own = prompt.slice(shared).trim();
+    return own && own.length <= 200 ? own : prompt.trim().split("\n").slice(-2).join(" ");
+  };
+}
+
+// A model's text as it stands; white space that would only be seen as a hole is told in words.
+function printed(text) {
+  const box = node("pre", "response");
+  if (!text.trim()) return node("p", "hole", text ? `nothing but white space, ${text.length.toLocaleString("en")} characters` : "nothing");
+  text.split(/(\n{4,})/).forEach((part, i) => box.append(i % 2 ? node("span", "hole", `\n${part.length} line ends\n`) : part));
+  return box;
+}
 
 function readPlace() {
   const asked = new URLSearchParams(location.hash.slice(1));
@@ -90,7 +118,7 @@ async function draw() {
   const [left, right] = await Promise.all([answers(place.a), answers(place.b)]);
   if (task.task !== place.task) return undefined;  // the reader has gone on meanwhile
   const rows = pair(task, questions, left, right).filter((row) => wanted(task, row));
-  drawList(task, rows);
+  drawList(task, rows, ownWords(questions));
   drawTrend(task);
   return drawRow(task, rows[Math.min(place.row, rows.length - 1)]);
 }
@@ -99,7 +127,7 @@ function fillControls(task) {
   choose("task", index.tasks.map((each) => [each.task, isRead(each) ? `${each.task} (to read)` : `${each.task} · ${each.shots}-shot ${each.metric}`]), task.task);
   const points = index.checkpoints.map((point) => {
     const score = task.scores[point.name];
-    return [point.name, `${point.name} · ${point.stage} step ${point.step.toLocaleString("en")}${score === undefined ? "" : ` · ${said(score)}`}`];
+    return [point.name, `${point.name} · ${point.stage} step ${point.step.toLocaleString("en")}${score === undefined ? "" : ` · score ${said(score)}`}`];
   });
   choose("a", points, place.a);
   choose("b", points, place.b);
@@ -117,12 +145,12 @@ function choose(id, options, value) {
   select.value = value;
 }
 
-function drawList(task, rows) {
+function drawList(task, rows, words) {
   const first = Math.floor(Math.min(place.row, Math.max(0, rows.length - 1)) / PAGE_ROWS) * PAGE_ROWS;
   byId("count").textContent = `${rows.length.toLocaleString("en")} rows` + (rows.length > PAGE_ROWS ? `, ${first + 1} to ${Math.min(first + PAGE_ROWS, rows.length)} shown` : "");
   byId("rows").replaceChildren(...rows.slice(first, first + PAGE_ROWS).map((row, i) => {
     const item = node("li"), button = node("button");
-    button.append(mark(row.from), mark(row.to), node("span", "words", lastWords(row.question.prompt)));
+    button.append(mark(row.from), mark(row.to), node("span", "words", words(row.question.prompt)));
     button.setAttribute("aria-current", String(first + i === place.row));
     button.onclick = () => go({ row: first + i });
     item.append(button);
@@ -168,7 +196,7 @@ function answerOf(task, row, answer, checkpoint) {
   box.append(head);
   if (!answer) box.append(node("p", "empty", "not answered"));
   else if (answer.responses.length > 1 && Array.isArray(answer.responses[0])) box.append(optionsOf(row.question, answer));
-  else answer.responses.flat().forEach((response) => box.append(node("pre", "response", Array.isArray(response) ? response.map(said).join("  ") : said(response))));
+  else answer.responses.flat().forEach((response) => box.append(printed(Array.isArray(response) ? response.map(said).join("  ") : said(response))));
   return box;
 }
 
@@ -203,8 +231,9 @@ function drawTrend(task) {
 async function drawPrompts(task, questions) {
   const at = Math.min(place.row, questions.length - 1), question = questions[at];
   byId("count").textContent = `${questions.length} prompts`;
+  const words = ownWords(questions);
   byId("rows").replaceChildren(...questions.map((each, i) => {
-    const item = node("li"), button = node("button", "", lastWords(each.prompt));
+    const item = node("li"), button = node("button", "", words(each.prompt));
     button.setAttribute("aria-current", String(i === at));
     button.onclick = () => go({ row: i });
     item.append(button);
@@ -218,7 +247,8 @@ async function drawPrompts(task, questions) {
     if (!list.isConnected) return;
     const answer = (rows || []).find((row) => row.task === question.task && row.doc_id === question.doc_id);
     const item = node("li");
-    item.append(node("h3", "", `${point.name} · ${point.stage} step ${point.step.toLocaleString("en")}`), node("pre", "response", answer ? answer.responses.flat().map(said).join("\n") : "not answered"));
+    const texts = answer ? answer.responses.flat().map((response) => printed(said(response))) : [node("p", "hole", "not answered")];
+    item.append(node("h3", "", `${point.name} · ${point.stage} step ${point.step.toLocaleString("en")}`), ...texts);
     list.append(item);
   }
 }
