@@ -20,6 +20,7 @@ from k2.data.shard import DOCUMENT, join_id, load_array, split_id
 from k2.data.stream import Stream
 from k2.recipe.schema import Recipe
 from k2.run.layout import RunLayout
+from k2.run.receipt import BrokenOutput
 
 # `subset` and `document` are as in the chunk's index; the rest is what the document's shard says of it
 CHUNK_DOCUMENT = np.dtype([("subset", "<u4"), ("document", "<i4"), *((name, DOCUMENT[name]) for name in DOCUMENT.names or ())])
@@ -66,11 +67,13 @@ class ChunkDocuments:
     """The documents of a chunk, as they are told beside it."""
 
     def __init__(self, path: Path) -> None:
-        self._told = load_array(path)
+        self._path, self._told = path, load_array(path)
 
     def id_of(self, subset: int, document: int) -> str:
-        """The id of a document that the chunk's index names."""
-        at = bisect_left(self._told, (subset, document), key=lambda one: (int(one["subset"]), int(one["document"])))
+        """The id of a document that the chunk's index names. `BrokenOutput` where the chunk does not tell it."""
+        at = bisect_left(self._told, (subset, document), key=_place)
+        if at == len(self._told) or _place(self._told[at]) != (subset, document):
+            raise BrokenOutput(f"{self._path} tells nothing of document {document} of subset {subset}, which the index beside it names")
         return join_id(int(self._told[at]["high"]), int(self._told[at]["low"]))
 
     def find(self, document: str) -> list[tuple[int, int]]:
@@ -78,6 +81,10 @@ class ChunkDocuments:
         high, low = split_id(document)
         found = self._told[(self._told["high"] == high) & (self._told["low"] == low)]
         return [(int(one["subset"]), int(one["document"])) for one in found]
+
+
+def _place(one: np.void) -> tuple[int, int]:
+    return int(one["subset"]), int(one["document"])
 
 
 def _records(stream: Stream, numbers: npt.NDArray[np.int32]) -> npt.NDArray[np.void]:
