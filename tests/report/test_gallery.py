@@ -81,6 +81,17 @@ def test_two_checkpoints_side_by_side_by_keyboard(browser: "Browser", gallery: s
 
 
 @pytest.mark.slow
+def test_only_what_is_looked_at_is_loaded(browser: "Browser", gallery: str) -> None:
+    page = browser.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.removeprefix(gallery.removesuffix("index.html"))))
+    page.goto(gallery + "#task=choice")
+    page.locator("#rows button").first.wait_for()
+    assert sorted(asked[1:]) == ["acc_norm/10/ckpt_001/choice.js", "acc_norm/10/ckpt_004/choice.js", "index.js", "questions/choice.js"]
+    page.close()
+
+
+@pytest.mark.slow
 def test_what_a_model_prints_is_text(browser: "Browser", gallery: str) -> None:
     from playwright.sync_api import expect
 

@@ -3,7 +3,7 @@
 const PAGE_ROWS = 100;
 const loaded = new Map(), waiting = new Map();
 let index = { checkpoints: [], tasks: [] };
-let place = {};
+let place = {}, sheet = {};
 
 window.gallery = {
   take(key, value) {
@@ -117,10 +117,13 @@ async function draw() {
   const answers = (name) => load(`${name}/${task.task}`, `${task.folder}/${name}/${task.task}.js`);
   const [left, right] = await Promise.all([answers(place.a), answers(place.b)]);
   if (task.task !== place.task) return undefined;  // the reader has gone on meanwhile
-  const rows = pair(task, questions, left, right).filter((row) => wanted(task, row));
-  drawList(task, rows, ownWords(questions));
+  const key = [task.task, place.a, place.b, place.show].join(" ");
+  if (sheet.key !== key) {  // not for every key that is pressed: a task may have ten thousand rows
+    sheet = { key, rows: pair(task, questions, left, right).filter((row) => wanted(task, row)), words: ownWords(questions) };
+  }
+  drawList(task, sheet.rows, sheet.words);
   drawTrend(task);
-  return drawRow(task, rows[Math.min(place.row, rows.length - 1)]);
+  return drawRow(task, sheet.rows[Math.min(place.row, sheet.rows.length - 1)]);
 }
 
 function fillControls(task) {
