@@ -27,7 +27,7 @@ class Described:
 def render_card(described: Described) -> str:
     """The card as Markdown with the Hub's YAML header."""
     recipe, facts = described.recipe, described.checkpoint.facts
-    return _render(
+    return render(
         "card.md.j2",
         recipe=recipe,
         run=described.run,
@@ -44,10 +44,11 @@ def describe_data(recipe: Recipe, checkpoint: Receipt, chunks: Sequence[int]) ->
     """What the data beside a checkpoint is and how it is read. `chunks` are the last that it was trained on, in that order."""
     stage = recipe.stage(checkpoint.facts["stage"])
     end = int(checkpoint.name.removeprefix("ckpt_")) - recipe.first_checkpoint_number(stage.name)
-    return _render("data.md.j2", recipe=recipe, stage=stage, checkpoint=checkpoint, chunks=list(enumerate(chunks, end - len(chunks))))
+    return render("data.md.j2", recipe=recipe, stage=stage, checkpoint=checkpoint, chunks=list(enumerate(chunks, end - len(chunks))))
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """A template of this package with these values."""
     import jinja2
 
     source = (resources.files("k2.publish") / template).read_text("utf-8")

@@ -1,4 +1,4 @@
-"""The release: the index of everything that was published, with the recipe, the ledger and the report page.
+"""The release: the index of everything that was published (`suites`), with the recipe, the ledger and the report page.
 
 It is put together once, under `layout.release`, delivered like a checkpoint under the name `release`, and its
 receipt is written last. Putting it together first keeps a second try from sending another ledger under the same name.
@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from k2.publish.parcel import Parcel, items_from_output
+from k2.publish.suites import describe_suites
 from k2.publish.target import Target
 from k2.publish.upload import claims, deliver_to_all
 from k2.recipe.load import digest
@@ -85,6 +86,7 @@ def _pack(recipe: Recipe, layout: RunLayout, index: ReleaseIndex) -> Receipt:
     shutil.rmtree(folder, ignore_errors=True)
     with durable_folder(folder) as beside:
         (beside / _INDEX).write_text(content, "utf-8")
+        (beside / "README.md").write_text(describe_suites(recipe, layout, index), "utf-8")
         for name, source in _accompanying(layout).items():
             shutil.copyfile(source, beside / name)
         return seal_folder(beside, Receipt(kind="release", name=NAME, recipe=digest(recipe), made_at=now()))

@@ -229,7 +229,7 @@ def test_the_release_indexes_what_was_published(run: Run, folder: FolderTarget) 
     assert receipt == read_receipt(run.layout.release)
     lying = folder.path / "release"
     assert check_files(lying, read_receipt(lying)) == []
-    assert {p.name for p in lying.iterdir()} == {"release.json", "recipe.toml", "ledger.jsonl", "index.html", RECEIPT}
+    assert {p.name for p in lying.iterdir()} == {"release.json", "README.md", "recipe.toml", "ledger.jsonl", "index.html", RECEIPT}
     index = ReleaseIndex.model_validate_json((lying / "release.json").read_bytes())
     assert [c.name for c in index.checkpoints] == ["ckpt_001", "ckpt_002"]
     assert index.checkpoints[1].digests["checkpoint"] == read_receipt(run.layout.checkpoint("ckpt_002")).digest

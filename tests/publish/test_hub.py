@@ -177,7 +177,9 @@ def test_the_release_has_a_branch_of_its_own(run: Run, hub: HubServer) -> None:
     publish_checkpoint(run.recipe, run.layout, name, [K2])
     main = hub.files(K2.repository, "main")
     publish_release(run.recipe, run.layout, [K2])
-    assert {"release.json", "ledger.jsonl", "recipe.toml", RECEIPT} == set(hub.files(K2.repository, "release")) - {".gitattributes"}
+    assert {"release.json", "README.md", "ledger.jsonl", "recipe.toml", RECEIPT} == set(hub.files(K2.repository, "release")) - {
+        ".gitattributes"
+    }
     assert hub.files(K2.repository, "main") == main
 
 

@@ -138,3 +138,12 @@ def test_every_link_of_the_published_page_leads_to_a_file_beside_it(run: Run, tm
         links = re.findall(r'href="([^"]*)"', page.read_text())
         assert {"../report/gallery/index.html", "../ckpt_002/README.md", "../report/gallery/index.html#b=ckpt_001"} <= set(links)
         assert [link for link in links if not (page.parent / link.partition("#")[0]).is_file()] == []
+    suites = target.path / "release" / "README.md"
+    links = re.findall(r"\]\(([^)]*)\)", suites.read_text())
+    assert {"../ckpt_001/README.md", "../ckpt_002/data/README.md", "../report/gallery/index.html", "index.html"} <= set(links)
+    assert [link for link in links if not (suites.parent / link).is_file()] == []
+    assert [line for line in suites.read_text().splitlines() if line.startswith("## ") and "suite:" in line] == [
+        "## Research suite: how it was learnt",
+        "## Pretraining suite: how it is done again",
+        "## Developer suite: how it is used",
+    ]
