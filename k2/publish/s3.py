@@ -84,7 +84,9 @@ class S3Store:
 
     def send(self, path: str, item: Item) -> None:
         shown_as = _CONTENT_TYPES.get(item.source.suffix)
-        about = {"Metadata": {"sha256": item.sha256}} | self.checksum | ({"ContentType": shown_as} if shown_as else {})
+        # a page and its data change under one name: a browser asks whether they did
+        shown = {"ContentType": shown_as, "CacheControl": "no-cache"} if shown_as else {}
+        about = {"Metadata": {"sha256": item.sha256}} | self.checksum | shown
         place = Place(self.client, self.target.bucket, self._at(path)["Key"], about)
         self._sent[path] = send_file(place, item.source, self.part_bytes)
 

@@ -77,7 +77,10 @@ def learning_rate_curve(lineage: Lineage, facts: list[Fact]) -> Drawn:
 def score_curve(lineage: Lineage, title: str, points: Sequence[ScorePoint]) -> Markup:
     """One task's scores over the checkpoints, with the standard error as a band."""
     band = [(p.run_step, p.value - (p.stderr or 0), p.value + (p.stderr or 0)) for p in points]
-    y = extent([edge for _, low, high in band for edge in (low, high)], margin=0.12)
+    edges = [edge for _, low, high in band for edge in (low, high)]
+    y = extent(edges, margin=0.12)
+    if min(edges) >= 0:  # what is never negative has no axis below zero
+        y = max(y[0], 0.0), y[1]
     chart = Chart(
         title,
         _x_range(lineage),
@@ -87,7 +90,7 @@ def score_curve(lineage: Lineage, title: str, points: Sequence[ScorePoint]) -> M
         spans=_stage_spans(lineage, labelled=False),
         x_ticks=[XTick(lineage.step_at(tokens), count(tokens)) for tokens in ticks(0, lineage.tokens_at(_x_range(lineage)[1]), 3)],
     )
-    return draw(chart, Frame(250, 132, left=44, right=12, top=14, bottom=24, y_ticks=3))
+    return draw(chart, Frame(250, 132, left=44, right=12, top=14, bottom=24, y_ticks=4))
 
 
 def incident_curve(part: StageLineage, facts: list[Fact], incident: IncidentOpened) -> Drawn | None:

@@ -104,6 +104,7 @@ def test_in_a_bucket_a_browser_shows_it(run: Run, bucket: S3Target, client: Any)
     assert told(got("report/gallery/index.js")["Body"].read()) == ["ckpt_001", "ckpt_002"]
     assert got("report/index.html")["ContentType"].startswith("text/html")
     assert got(answers(2))["ContentType"].startswith("text/javascript")
+    assert got("report/gallery/index.js")["CacheControl"] == "no-cache"
     standing = Receipt.model_validate_json(got("report/ckpt_002.json")["Body"].read())
     assert check_files(run.layout.report, standing) == []
 
