@@ -151,9 +151,10 @@ def _add_checkpoint_commands(commands: Commands) -> None:
     evaluate = command(
         commands, "eval", "score what is unscored; `k2 eval fetch --to DIR` gets the benchmarks' data", "checkpoints.evaluate"
     )
-    evaluate.add_argument("run", help="the run, or the word fetch")
+    evaluate.add_argument("run", help="the run, a target that was published to (s3://bucket/prefix, hf://owner/name), or the word fetch")
     evaluate.add_argument("--checkpoint", action="append", default=[], help="only these (default: all)")
     evaluate.add_argument("--suite", help="score with this suite, k2_tiny or k2_21 (default: what the recipe asks for)")
+    evaluate.add_argument("--place", metavar="FILE", help="of a target: TOML file that says where its checkpoints are scored")
     evaluate.add_argument("--to", type=Path, metavar="DIR", help="fetch: the folder to fill, for the place's benchmarks_dir")
     evaluate.add_argument("--from", dest="source", metavar="WHERE", help="fetch: a mirror's address or a folder (default: the Hub)")
     evaluate.add_argument("--offline", action="store_true", help="fetch: get nothing, only say what is there and what is missing")

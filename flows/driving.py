@@ -16,6 +16,7 @@ from flows.prefect_api import server_answers
 from flows.run import Run, Say, existing_run, new_run
 from flows.verdicts import take_over
 from k2.checkpoint.retention import empty_trash, move_to_trash, pinned, retain
+from k2.eval.attempts import forget_failures
 from k2.recipe.load import load_place, load_recipe
 from k2.run.holdings import Duty
 from k2.run.layout import RunLayout
@@ -107,11 +108,11 @@ def score_plainly(layout: RunLayout, suites: tuple[str, ...], checkpoints: tuple
     with existing_run(layout, say) as run:
         _refuse_unknown(run, checkpoints)
         take_over(run)
-        perform = work.PlainPerformer(run)
         for name in checkpoints or [held.name for held in run.holdings().checkpoints if held.kind == "chunk"]:
+            forget_failures(layout, name)  # somebody asks for it: what was given up is tried again
             for suite in suites:
                 say(f"{name}: {suite}")
-                perform.score(name, suite)
+                work.score_with(run, name, suite, work.plainly(say))
 
 
 def prune_run(layout: RunLayout, say: Say) -> tuple[tuple[str, ...], tuple[str, ...]]:

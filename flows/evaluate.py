@@ -1,7 +1,8 @@
 """Evaluation as deployments. `evaluate-new`, on a schedule, settles what the checkpoints of idle runs are owed; `evaluate` scores the
 checkpoints and suites that somebody chose in the UI's form.
 
-A run that is being driven settles its own; one that was stopped, or whose evaluation failed, is caught up here. One checkpoint's trouble
+A run that is being driven settles its own; one that was stopped, or whose evaluation failed, is caught up here, and so is what was
+published without scores, in a folder, a bucket or a Hub repository. One checkpoint's trouble
 holds up no other's scores, and what has its receipt is not done again.
 """
 
@@ -16,10 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows import work
 from flows.device import device_held
 from flows.pretrain import VERBS, persist, teller
+from flows.published import Wanted, score_published
 from flows.requests import RunName, layout_of
 from flows.run import Run, existing_run
 from flows.verdicts import take_over
 from k2.eval.attempts import forget_failures
+from k2.publish.target import parse_target
+from k2.recipe.load import load_place
 from k2.run.lease import RunHeld
 from k2.run.opening import existing_runs
 from k2.run.plan import Settle, owed_duties
@@ -31,6 +35,11 @@ class EvaluateNewRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     runs_dir: str | None = Field(default=None, description="where runs lie; empty: the worker's own runs directory")
+    targets: list[str] = Field(
+        default=[], description="where published checkpoints lie: s3://bucket/prefix, hf://owner/name, file:///folder"
+    )
+    suites: list[str] = Field(default=[], description="of published checkpoints: k2_tiny, k2_21; empty: the suite of their recipe")
+    place: str | None = Field(default=None, description="of published checkpoints: path of a .toml file that says where they are scored")
 
 
 class EvaluateRequest(BaseModel):
@@ -39,6 +48,9 @@ class EvaluateRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run: RunName = "k2-tiny"
+    published: str | None = Field(
+        default=None, description="score what is published there, not a run: s3://bucket/prefix, hf://owner/name, file:///folder"
+    )
     checkpoints: list[str] = Field(default=[], description="names such as ckpt_003; empty: every one that ends a chunk")
     suites: list[str] = Field(default=[], description="k2_tiny, k2_21; empty: what the run's recipe asks for and is not scored yet")
     runs_dir: str | None = Field(default=None, description="where runs lie; empty: the worker's own runs directory")
@@ -53,8 +65,8 @@ def evaluate_new(request: EvaluateNewRequest = EvaluateNewRequest()) -> list[str
     """
     say = teller()
     settled: list[str] = []
-    failed: list[str] = []
-    for layout in existing_runs(Path(request.runs_dir or os.environ.get("K2_RUNS_DIR", "runs"))):
+    failed: dict[str, str] = {}
+    for layout in existing_runs(_runs_dir(request.runs_dir)):
         try:
             with existing_run(layout, say) as run, device_held(layout.root.parent, run.place):
                 scored, troubled = settle_scores(run)
@@ -62,10 +74,15 @@ def evaluate_new(request: EvaluateNewRequest = EvaluateNewRequest()) -> list[str
             say(f"{layout.name} is being driven; it settles its own checkpoints")
         except Exception as error:  # one run's trouble must not keep the others from their scores
             say(f"{layout.name}: {error}")
-            failed.append(f"{layout.name}: {error.__class__.__name__}: {error}")
+            failed[layout.name] = f"{error.__class__.__name__}: {error}"
         else:
             settled += [f"{layout.name}/{name}" for name in scored]
-            failed += [f"{layout.name}/{name}: {why}" for name, why in troubled.items()]
+            failed |= {f"{layout.name}/{name}": why for name, why in troubled.items()}
+    for target in request.targets:
+        wanted = Wanted(parse_target(target), suites=tuple(request.suites))
+        scored, troubled = _score_published(wanted, request.runs_dir, request.place)
+        settled += scored
+        failed |= troubled
     return _conclude(settled, failed)
 
 
@@ -76,14 +93,32 @@ def evaluate(request: EvaluateRequest = EvaluateRequest()) -> list[str]:
     Args:
         request: which checkpoints, with which suites
     """
+    chosen = tuple(request.checkpoints)
+    if request.published is not None:
+        wanted = Wanted(parse_target(request.published), chosen, tuple(request.suites))
+        return _conclude(*_score_published(wanted, request.runs_dir, None))
     layout = layout_of(request.run, request.runs_dir)
     with existing_run(layout, teller()) as run, device_held(layout.root.parent, run.place):
-        chosen = tuple(request.checkpoints)
         unknown = sorted(set(chosen) - run.holdings().names())
         if unknown:
             raise ValueError(f"run {layout.name!r} has no checkpoint {', '.join(unknown)}")
         scored, failed = score_chosen(run, chosen, tuple(request.suites)) if request.suites else settle_scores(run, chosen)
-    return _conclude(scored, [f"{name}: {why}" for name, why in failed.items()])
+    return _conclude(scored, failed)
+
+
+def _score_published(wanted: Wanted, runs_dir: str | None, place: str | None) -> tuple[list[str], dict[str, str]]:
+    """Score what is unscored at a target; names with the target before them. A target that cannot be reached has failed."""
+    there, say = load_place(place) if place else None, teller()
+    try:
+        _, scored, failed = score_published(wanted, _runs_dir(runs_dir), there, say, lambda _run: persist)
+    except Exception as error:  # one target's trouble must not keep the others from their scores
+        say(f"{wanted.target}: {error}")
+        return [], {str(wanted.target): f"{error.__class__.__name__}: {error}"}
+    return [f"{wanted.target}/{name}" for name in scored], {f"{wanted.target}/{name}": why for name, why in failed.items()}
+
+
+def _runs_dir(given: str | None) -> Path:
+    return Path(given or os.environ.get("K2_RUNS_DIR", "runs"))
 
 
 def settle_scores(run: Run, chosen: tuple[str, ...] = ()) -> tuple[list[str], dict[str, str]]:
@@ -132,7 +167,7 @@ def _trouble(run: Run, name: str, call: Callable[[], object]) -> str | None:
     return None
 
 
-def _conclude(scored: list[str], failed: list[str]) -> list[str]:
+def _conclude(scored: list[str], failed: dict[str, str]) -> list[str]:
     if failed:
-        raise RuntimeError(f"scored {len(scored)} checkpoints, but not all: " + "; ".join(failed))
+        raise RuntimeError(f"scored {len(scored)} checkpoints, but not all: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
     return scored

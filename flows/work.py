@@ -11,13 +11,13 @@ from functools import partial
 from flows.credentials import credentials_of
 from flows.evidence import complete_evidence, draw_healed, picture_of
 from flows.progress import Progress
-from flows.run import Run
+from flows.run import Run, Say
 from flows.training import Beside, train_segment
 from flows.verdicts import answer_verdicts
 from k2.checkpoint.retention import empty_trash, move_to_trash, pinned, retain
 from k2.checkpoint.scrub import due_for_scrub, scrub
 from k2.checkpoint.select import verify
-from k2.eval.attempts import forget_failures, note_failure
+from k2.eval.attempts import note_failure
 from k2.eval.standing import standing
 from k2.launch.local import EvaluatorAnswer, EvaluatorClosed, EvaluatorFailed
 from k2.run.durable import sweep
@@ -224,6 +224,7 @@ class PlainPerformer:
         self._run = run
         self._asked = asked
         self._see = see or Progress(run.recipe, run.say).see
+        self._persist = plainly(run.say)
 
     def prepare(self) -> None:
         self._persist("preparing data", lambda: prepare(self._run))  # what has its receipt is not done again
@@ -247,16 +248,14 @@ class PlainPerformer:
         else:
             self._persist(f"{action.checkpoint}: {action.duty}", lambda: settle(self._run, action))
 
-    def score(self, checkpoint: str, suite: str) -> None:
-        """Score with a suite that somebody names: what was given up is tried again."""
-        forget_failures(self._run.layout, checkpoint)
-        score_with(self._run, checkpoint, suite, self._persist)
-
     def release(self) -> None:
         release(self._run)
 
-    def _persist(self, what: str, call: Callable[[], object]) -> None:
-        """Call, and call again for the world's failures."""
+
+def plainly(say: Say) -> Perform:
+    """Perform in this process, tried again for the world's failures."""
+
+    def perform(what: str, call: Callable[[], object]) -> None:
         for delay in (*DELAY_SECONDS, None):
             try:
                 call()
@@ -264,8 +263,10 @@ class PlainPerformer:
             except Exception as error:
                 if delay is None or is_permanent(error):
                     raise
-                self._run.say(f"{what} failed ({error}); again in {delay:.0f} s")
+                say(f"{what} failed ({error}); again in {delay:.0f} s")
                 time.sleep(delay)
+
+    return perform
 
 
 def is_permanent(error: BaseException) -> bool:

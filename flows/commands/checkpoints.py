@@ -1,10 +1,12 @@
 """Checkpoints by hand: what they are owed (export, score, publish), and which are kept."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 
 from flows.commands.answering import answer, layout_of, say, show_lines
 from k2.recipe.load import RecipeError, load_place
 from k2.recipe.place import Place
+from k2.run.layout import RunLayout
 from k2.run.opening import open_run
 
 
@@ -22,11 +24,14 @@ def export(arguments: Namespace) -> int:
 def evaluate(arguments: Namespace) -> int:
     """k2 eval"""
     from flows.driving import score_plainly, settle_plainly
-    from k2.eval.scores import read_scores
     from k2.eval.tasks import tasks_of
 
     if arguments.run == "fetch":
         return _fetch(arguments)
+    if "://" in arguments.run:
+        return _evaluate_published(arguments)
+    if arguments.place is not None:
+        raise RecipeError("--place says where the checkpoints of a target are scored; a run has its own place")
     layout = layout_of(arguments)
     open_run(layout)
     if arguments.suite is None:
@@ -34,17 +39,36 @@ def evaluate(arguments: Namespace) -> int:
     else:
         tasks_of(arguments.suite)
         score_plainly(layout, (arguments.suite,), tuple(arguments.checkpoint), say)
-    rows = [
-        row
-        for row in read_scores(layout)
-        if (not arguments.checkpoint or row.checkpoint in arguments.checkpoint) and arguments.suite in (None, row.suite)
-    ]
+    _show_scores(arguments, layout, arguments.checkpoint)
+    return 0
+
+
+def _evaluate_published(arguments: Namespace) -> int:
+    """k2 eval TARGET"""
+    from flows.published import Wanted, score_published
+    from flows.work import plainly
+    from k2.publish.restore import parse_source
+
+    source = parse_source(arguments.run)
+    chosen = (*arguments.checkpoint, *([source.checkpoint] if source.checkpoint else ()))
+    wanted = Wanted(source.target, chosen, (arguments.suite,) if arguments.suite else ())
+    place = load_place(arguments.place) if arguments.place else None
+    layout, _, failed = score_published(wanted, arguments.runs_dir, place, say, lambda run: plainly(run.say))
+    _show_scores(arguments, layout, chosen)
+    if failed:
+        raise RuntimeError("not all could be scored: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
+    return 0
+
+
+def _show_scores(arguments: Namespace, layout: RunLayout, chosen: Sequence[str]) -> None:
+    from k2.eval.scores import read_scores
+
+    rows = [row for row in read_scores(layout) if (not chosen or row.checkpoint in chosen) and arguments.suite in (None, row.suite)]
     if arguments.json:
         show_lines(rows)
-        return 0
+        return
     for row in rows:
         print(f"{row.checkpoint}  {row.stage:8} {row.task:20} {row.shots:>2}-shot  {row.metric:16} {row.value:8.4f}")
-    return 0
 
 
 def restore(arguments: Namespace) -> int:

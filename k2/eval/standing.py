@@ -25,14 +25,14 @@ class Standing:
     not_owed: dict[str, str]  # the task: why not
 
 
-def standing(layout: RunLayout, place: Place, checkpoint: str, suite: str) -> Standing:
-    """How the exported checkpoint stands with the built suite, task by task."""
-    export, built = read_receipt(layout.export(checkpoint)).digest, read_receipt(layout.suite(suite))
+def standing(layout: RunLayout, place: Place, checkpoint: str, suite: str, export: str | None = None) -> Standing:
+    """How the checkpoint stands with the built suite, task by task. `export` is the digest of its export, where that is not at hand."""
+    export, built = export or read_receipt(layout.export(checkpoint)).digest, read_receipt(layout.suite(suite))
     done, still_open = list[Receipt](), list[SuiteTask]()
     troubles, given_up, not_owed = dict[str, str](), dict[str, str](), dict[str, str]()
     for task in tasks_of(suite):
         tried = attempts_at(layout, checkpoint, suite, task.name, export)
-        if (scored := find_task_scores(layout, checkpoint, built, task.name)) is not None:
+        if (scored := find_task_scores(layout, checkpoint, built, task.name, export)) is not None:
             done.append(scored)
         elif (why_not := why_not_owed(place, task)) is not None:
             not_owed[task.name] = why_not
@@ -44,13 +44,11 @@ def standing(layout: RunLayout, place: Place, checkpoint: str, suite: str) -> St
     return Standing(tuple(done), tuple(still_open), troubles, given_up, not_owed)
 
 
-def find_task_scores(layout: RunLayout, name: str, suite: Receipt, task: str) -> Receipt | None:
-    """The task's receipt, if it is of the export and the suite as they are. What an abandoned checkpoint of the name left is removed."""
+def find_task_scores(layout: RunLayout, name: str, suite: Receipt, task: str, export: str) -> Receipt | None:
+    """The task's receipt, if it is of that export and the suite as it is. What an abandoned checkpoint of the name left is removed."""
     folder = layout.task_scores(name, suite.name, task)
-    found, export = find_receipt(folder), find_receipt(layout.export(name))
-    if found is None or export is None:
-        return found
-    if found.inputs == {"export": export.digest, "suite": suite.digest}:
+    found = find_receipt(folder)
+    if found is None or found.inputs == {"export": export, "suite": suite.digest}:
         return found
     remove_folder(folder)
     return None

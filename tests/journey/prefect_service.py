@@ -39,7 +39,6 @@ def save_block(machine: Machine, url: str, variables: dict[str, str]) -> None:
 
 def trigger_mini(machine: Machine, url: str, recipe: Path = MINI, overrides: tuple[str, ...] = (), place: Path | None = None) -> str:
     """Trigger the deployment `pretrain` for the run `mini`; the flow run's id."""
-    deployment = ask(url, "/deployments/name/pretrain/pretrain")["id"]
     request = {
         "recipe": str(recipe),
         "run": "mini",
@@ -47,4 +46,10 @@ def trigger_mini(machine: Machine, url: str, recipe: Path = MINI, overrides: tup
         "overrides": [LONGER[1], LONGER[3], *overrides],
         "runs_dir": str(machine.runs),
     }
-    return str(ask(url, f"/deployments/{deployment}/create_flow_run", {"parameters": {"request": request}})["id"])
+    return trigger(url, "pretrain", request)
+
+
+def trigger(url: str, deployment: str, request: dict[str, Any]) -> str:
+    """Trigger a deployment as its form would; the flow run's id."""
+    found = ask(url, f"/deployments/name/{deployment}/{deployment}")["id"]
+    return str(ask(url, f"/deployments/{found}/create_flow_run", {"parameters": {"request": request}})["id"])

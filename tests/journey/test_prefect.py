@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from machine import LONGER, MINI, Machine, wait_until
-from prefect_service import ask, kill_server, save_block, server_processes, trigger_mini
+from prefect_service import ask, kill_server, save_block, server_processes, trigger, trigger_mini
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
 pytestmark = pytest.mark.slow
@@ -60,6 +60,10 @@ def test_what_the_ui_shows(machine: Machine) -> None:
     assert {"prepare data", "stage1 chunk 000", "watch stage1 attempt 1"} <= seen["tasks"]
 
 
+def tasks_of(url: str, run: str) -> set[str]:
+    return {one["name"] for one in ask(url, "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}, "limit": 200})}
+
+
 def completed(url: str, run: str) -> bool:
     wait_until(lambda: ask(url, f"/flow_runs/{run}")["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED"), 240)
     return bool(ask(url, f"/flow_runs/{run}")["state"]["type"] == "COMPLETED")
@@ -75,26 +79,37 @@ def test_a_server_that_comes_back_learns_how_the_run_ended(machine: Machine, ref
     assert machine.losses("mini") == reference.losses("mini")
 
 
-def test_a_deployment_triggered_over_rest_runs_to_its_release(machine: Machine, reference: Machine, url: str, s3_process: S3Server) -> None:
+def test_deployments_triggered_over_rest_train_to_a_release_and_score_what_is_unscored(
+    machine: Machine, reference: Machine, url: str, s3_process: S3Server
+) -> None:
     """It publishes to a bucket whose keys a block of the server holds, and nothing else does, neither then nor afterwards."""
     store = s3_process.connect()
     store.create_bucket(Bucket="k2-block")
     save_block(machine, url, {"AWS_ENDPOINT_URL": s3_process.url, "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
     place = machine.root / "bucket.toml"
     place.write_text(machine.place.read_text() + 'publish_to = ["s3://k2-block/{run}"]\ncredentials = ["secret/k2-store"]\n')
-    run = trigger_mini(machine, url, place=place)
+    run = trigger_mini(machine, url, overrides=("evaluation.every=99",), place=place)  # the last checkpoint alone is scored
     assert completed(url, run)
     released = store.list_objects_v2(Bucket="k2-block", Prefix="mini/release/")["Contents"]
     assert "mini/release/receipt.json" in [found["Key"] for found in released]
+    assert {"stage1 chunk 000", "evaluate ckpt_004", "publish ckpt_004", "release"} <= tasks_of(url, run)
+    keys = {one["key"] for one in ask(url, "/artifacts/filter", {})}
+    assert {"mini-loss", "mini-scores", "mini-progress", "mini-page"} <= keys
+    assert machine.losses("mini") == reference.losses("mini")
+
+    chosen = trigger(url, "evaluate", {"run": "mini", "checkpoints": ["ckpt_001"], "suites": ["k2_tiny"], "runs_dir": str(machine.runs)})
+    assert completed(url, chosen)
+    assert {name.rpartition(" ")[2] for name in tasks_of(url, chosen)} == {"ckpt_001"}
+    assert len(list(machine.layout("mini").all_task_scores.glob("ckpt_001/k2_tiny/*/receipt.json"))) == len(tasks_of(url, chosen))
+    sweep = {"targets": ["s3://k2-block/mini"], "place": str(place), "runs_dir": str(machine.runs)}
+    swept = trigger(url, "evaluate-new", sweep)
+    assert completed(url, swept)
+    assert {name.rpartition(" ")[2] for name in tasks_of(url, swept)} == {"ckpt_001", "ckpt_002", "ckpt_003"}
+
     told = [path.read_bytes() for path in machine.root.rglob("*") if path.is_file()]
     told += [json.dumps(ask(url, f"/{kind}/filter", {})).encode() for kind in ("artifacts", "flow_runs", "task_runs", "block_documents")]
     assert len(told) > 300
     assert not [content for content in told if SECRET_KEY.encode() in content]
-    names = {one["name"] for one in ask(url, "/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}, "limit": 200})}
-    assert {"stage1 chunk 000", "evaluate ckpt_004", "publish ckpt_004", "release"} <= names
-    keys = {one["key"] for one in ask(url, "/artifacts/filter", {})}
-    assert {"mini-loss", "mini-scores", "mini-progress", "mini-page"} <= keys
-    assert machine.losses("mini") == reference.losses("mini")
 
 
 def test_a_run_suspended_in_the_ui_stops_saved_and_goes_on_when_resumed_there(machine: Machine, reference: Machine, url: str) -> None:

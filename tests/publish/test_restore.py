@@ -120,5 +120,5 @@ def test_where_nothing_is_published_it_says_so(tmp_path: Path) -> None:
 def test_another_recipe_under_the_checkpoint_is_refused(run: Run, tmp_path: Path) -> None:
     run.layout.recipe.write_text(to_toml(run.recipe.model_copy(update={"seed": 7})))
     publish_checkpoint(run.recipe, run.layout, run.checkpoint(1), [FolderTarget(tmp_path / "published")])
-    with pytest.raises(PublishRefused, match="restore with the version of k2 that published it"):
+    with pytest.raises(PublishRefused, match="use the version of k2 that published it"):
         _restored(tmp_path, f"file://{tmp_path / 'published'}")
