@@ -11,7 +11,7 @@ from pathlib import Path
 from flows import work
 from flows.console import let_prefect_finish, quiet_prefect
 from flows.credentials import credentials_of
-from flows.loop import Completed, Outcome, Stopped, Waiting, pursue
+from flows.loop import Aborted, Completed, Outcome, Owing, Stopped, Waiting, pursue
 from flows.prefect_api import server_answers
 from flows.run import Run, Say, existing_run, new_run
 from flows.verdicts import take_over
@@ -87,7 +87,12 @@ def _exit_code(outcome: Outcome, say: Say) -> int:
         case Waiting(incident=incident):
             say(f"incident {incident.incident} waits for a decision: `k2 decide RUN {incident.incident} rollback|continue|abort`")
             return 4
-        case _:
+        case Owing(duties=duties):
+            failed = "; ".join(f"{duty.checkpoint} could not be {duty.duty} ({duty.why})" for duty in duties)
+            say(f"trained to the end, but {failed}; `k2 resume` tries again")
+            return 1
+        case Aborted():
+            say("an incident was answered with `abort`: the run is over")
             return 1
 
 

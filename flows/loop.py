@@ -152,8 +152,10 @@ class Settling:
         return tuple(noted for _, noted in self._failed.values())
 
     def has_given_up(self) -> bool:
-        """Whether everything that is still owed has failed in this process, and not long ago."""
-        return all(self._is_hopeless(owed) for owed in self._owed())
+        """Whether something is still owed and all of it has failed in this process, and not long ago. Where the last duty was just settled
+        there is nothing to give up."""
+        owed = self._owed()
+        return bool(owed) and all(self._is_hopeless(duty) for duty in owed)
 
     def wait(self) -> None:
         """Let the thread work for a moment."""

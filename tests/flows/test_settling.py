@@ -15,7 +15,7 @@ from k2.run.holdings import DUTIES, Duty, duty_folder
 from k2.run.layout import RunLayout
 from k2.run.ledger import AttemptEnded, AttemptStarted, DutyFailed, read_facts
 from k2.run.opening import create_or_open
-from k2.run.plan import Settle
+from k2.run.plan import Settle, owed_duties
 from k2.run.receipt import Receipt, commit_receipt_only, now, seal_folder
 
 MINI = str(Path(__file__).parents[1] / "mini.toml")
@@ -85,6 +85,13 @@ def test_a_failed_duty_is_noted_and_holds_its_own_checkpoint_only(run: Run) -> N
     settled: set[tuple[str, Duty]] = {(duty.checkpoint, duty.duty) for duty in done}
     assert ("ckpt_002", "published") not in settled
     assert ("ckpt_003", "shown") in settled
+
+
+def test_where_nothing_is_owed_nothing_is_given_up(run: Run) -> None:
+    """The last duty may be settled between two looks: a run that asked just then ended as if something had failed."""
+    with Settling(run, lambda duty: settle_receipt(run, duty)) as settling:
+        until(lambda: not owed_duties(run.recipe, run.facts(), run.holdings()))
+        assert not settling.has_given_up()
 
 
 def test_an_error_of_the_thread_itself_comes_to_light(run: Run) -> None:
