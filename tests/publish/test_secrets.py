@@ -11,8 +11,11 @@ from s3_server import SECRET_KEY, S3Server
 
 from k2.publish.failure import PublishFailed, without_secrets
 from k2.publish.release import publish_release
+from k2.publish.site import publish_shown
 from k2.publish.target import FolderTarget, HubTarget, S3Target
-from k2.publish.upload import publish_checkpoint
+from k2.publish.upload import claims, publish_checkpoint
+from k2.report.page import show_checkpoint
+from k2.run.ledger import read_facts
 
 K2 = HubTarget("LLM360", "K2-mini")
 CANARY = "canary-7f3a9c-do-not-tell"
@@ -35,9 +38,11 @@ def test_nothing_that_is_written_holds_a_secret(
     everything_logged.clear()
     name, folder = run.checkpoint(1), FolderTarget(tmp_path / "out")
     publish_checkpoint(run.recipe, run.layout, name, [folder, bucket, K2])
+    facts, targets = read_facts(run.layout.ledger), [folder, bucket, K2]
+    show_checkpoint(run.recipe, run.layout, facts, name, 0.0, lambda shown: claims(publish_shown(run.layout, shown, targets)))
     publish_release(run.recipe, run.layout, [folder, bucket, K2])
     written = [p.read_bytes() for root in (run.layout.root, folder.path) for p in root.rglob("*") if p.is_file()]
-    written += [content for revision in ("main", name, "release") for content in hub.files(K2.repository, revision).values()]
+    written += [content for revision in ("main", name, "report", "release") for content in hub.files(K2.repository, revision).values()]
     assert len(written) > 40
     for secret in (SECRET_KEY, TOKEN):
         assert not [content for content in written if secret.encode() in content]
