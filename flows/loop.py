@@ -5,6 +5,7 @@ tasks. What checkpoints are owed is settled by one thread beside the training, s
 """
 
 import contextvars
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import Protocol, Self
 from flows.deciding import answer_if_overdue
 from flows.run import Run
 from flows.verdicts import answer_verdicts, take_over
+from k2.recipe.place import Place
 from k2.run.control import read_stop_request
 from k2.run.ledger import DutyFailed, IncidentOpened
 from k2.run.plan import Ask, Done, Heal, Prepare, Release, Settle, Train, next_action, owed_duties
@@ -106,6 +108,12 @@ def _perform(action: Prepare | Train | Release, perform: Performer) -> None:
             perform.release()
 
 
+def _yield_to_training(place: Place) -> None:
+    """This thread digests, uploads and draws, and asks the evaluator: both have its niceness, as the cores are the trainer's first."""
+    nice = max(place.evaluator_niceness, os.getpriority(os.PRIO_PROCESS, 0))
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+
+
 class Settling:
     """The thread that settles what checkpoints are owed, oldest first, one at a time, as soon as it may be settled.
 
@@ -164,6 +172,7 @@ class Settling:
 
     def _work(self) -> None:
         try:
+            _yield_to_training(self._run.place)
             while not self._ended.is_set():
                 if self._hush.is_set() or not self._settle_next():
                     self._idle.set()

@@ -5,6 +5,8 @@ and sends nothing that is there already, so that a delivery broken at any point 
 """
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -14,6 +16,8 @@ from k2.publish.failure import PublishFailed, PublishRefused
 from k2.publish.parcel import Item, Parcel
 from k2.run.receipt import Receipt
 
+NUM_CARRIERS = 8
+SMALL_BYTES = 4 << 20  # eight of them may be in memory
 log = logging.getLogger(__name__)
 
 
@@ -28,7 +32,7 @@ class Delivered:
 
 
 class Store(Protocol):
-    """Named objects. `path` is relative to the target."""
+    """Named objects. `path` is relative to the target. Different paths may be written by several threads at a time."""
 
     def read(self, path: str) -> bytes | None:
         """The content of a small object, None when there is none."""
@@ -51,7 +55,7 @@ def deliver(store: Store, parcel: Parcel, target: str) -> Delivered:
     content = store.read(parcel.receipt_path)
     if content is not None and judge(content, parcel, target) == "abandoned":
         _retract(store, parcel, content)
-    sent = [item for item in parcel.items if _bring(store, parcel.path_of(item), item, target)]
+    sent = _bring_all(store, parcel, target)
     store.create(parcel.receipt_path, parcel.receipt_content)
     # read back whoever created it: Swift checks the condition and writes apart, so that of simultaneous creators the last one stands
     standing = store.read(parcel.receipt_path)
@@ -102,6 +106,21 @@ def judge(content: bytes, parcel: Parcel, target: str) -> Literal["same", "aband
         f"{target} already holds another {parcel.name} ({standing.digest[:12]} of {standing.made_at}; ours {parcel.receipt.digest[:12]}), "
         "and what is published is never overwritten; give the run a target of its own, for instance with {run} in it"
     )
+
+
+def _bring_all(store: Store, parcel: Parcel, target: str) -> list[Item]:
+    """Bring every item; those that had to be sent. Small ones eight at a time, as each is mostly waiting; large ones in turn, in parts."""
+    small = [item for item in parcel.items if item.bytes <= SMALL_BYTES]
+    large = [item for item in parcel.items if item.bytes > SMALL_BYTES]
+    with ThreadPoolExecutor(NUM_CARRIERS, "carrier") as carriers:
+        # with the context of this thread: credentials may be lent to it
+        brought = [carriers.submit(copy_context().run, _bring, store, parcel.path_of(item), item, target) for item in small]
+        try:
+            sent = [item for item, was_sent in zip(small, brought, strict=True) if was_sent.result()]
+        except BaseException:
+            carriers.shutdown(wait=False, cancel_futures=True)
+            raise
+    return sent + [item for item in large if _bring(store, parcel.path_of(item), item, target)]
 
 
 def _bring(store: Store, path: str, item: Item, target: str) -> bool:

@@ -22,7 +22,7 @@ class Place(Part):
     saving: Literal["beside", "waiting"] = Field(
         default="beside", description="checkpoints are written beside the next steps, or the training waits for them"
     )
-    evaluator_niceness: Annotated[int, Field(ge=0, le=19)] = 10
+    evaluator_niceness: Annotated[int, Field(ge=0, le=19, description="of evaluating and publishing, beside the training")] = 10
     evaluator_device: Literal["cpu", "cuda"] = Field(
         default="cpu", description="what scores checkpoints; cuda where no training of the machine needs the device's memory"
     )

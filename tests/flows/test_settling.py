@@ -1,5 +1,6 @@
 """The thread beside training: everything owed once, a failure noted, an error of its own brought to light."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -66,6 +67,20 @@ def test_everything_is_settled_once_and_in_order(run: Run) -> None:
     with Settling(run, settle):
         until(lambda: len(done) == 15)
     assert done == [Settle(f"ckpt_{n:03d}", duty) for n in (1, 2, 3) for duty in DUTIES]
+
+
+def test_what_is_settled_yields_the_cores_to_the_training(run: Run) -> None:
+    nice: list[int] = []
+
+    def settle(duty: Settle) -> None:
+        nice.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        settle_receipt(run, duty)
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    with Settling(run, settle):
+        until(lambda: len(nice) == 15)
+    assert set(nice) == {max(own, run.place.evaluator_niceness)}
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
 
 
 def test_a_failed_duty_is_noted_and_holds_its_own_checkpoint_only(run: Run) -> None:
