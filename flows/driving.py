@@ -14,13 +14,11 @@ from flows.credentials import credentials_of
 from flows.loop import Aborted, Completed, Outcome, Owing, Stopped, Waiting, pursue
 from flows.prefect_api import server_answers
 from flows.run import Run, Say, existing_run, new_run
-from flows.verdicts import take_over
+from flows.sweeping import refuse_unknown, score_chosen, settle_scores
 from k2.checkpoint.retention import empty_trash, move_to_trash, pinned, retain
-from k2.eval.attempts import forget_failures
 from k2.recipe.load import load_place, load_recipe
-from k2.run.holdings import Duty
 from k2.run.layout import RunLayout
-from k2.run.plan import Settle, owed_duties
+from k2.run.plan import Settle
 from k2.run.receipt import Receipt, find_receipt, read_receipt
 
 
@@ -96,28 +94,18 @@ def _exit_code(outcome: Outcome, say: Say) -> int:
             return 1
 
 
-def settle_plainly(layout: RunLayout, duties: tuple[Duty, ...], checkpoints: tuple[str, ...], say: Say) -> None:
-    """Settle what is owed of these duties (of the named checkpoints, or of all) in this process."""
-    with existing_run(layout, say) as run:
-        _refuse_unknown(run, checkpoints)
-        take_over(run)
-        perform = work.PlainPerformer(run)
-        for owed in owed_duties(run.recipe, run.facts(), run.holdings()):
-            if owed.duty in duties and (not checkpoints or owed.checkpoint in checkpoints):
-                say(f"{owed.checkpoint}: {owed.duty}")
-                perform.settle(owed)
-
-
 def score_plainly(layout: RunLayout, suites: tuple[str, ...], checkpoints: tuple[str, ...], say: Say) -> None:
-    """Score the named checkpoints (or every one that ends a chunk) with these suites, in this process. What is scored costs nothing."""
+    """Score what is unscored of what the recipe asks for, or the checkpoints with these suites, driven by this process."""
+    perform = work.plainly(say)
+
+    def aloud(what: str, call: Callable[[], object]) -> None:
+        say(what)
+        perform(what, call)
+
     with existing_run(layout, say) as run:
-        _refuse_unknown(run, checkpoints)
-        take_over(run)
-        for name in checkpoints or [held.name for held in run.holdings().checkpoints if held.kind == "chunk"]:
-            forget_failures(layout, name)  # somebody asks for it: what was given up is tried again
-            for suite in suites:
-                say(f"{name}: {suite}")
-                work.score_with(run, name, suite, work.plainly(say))
+        _, failed = score_chosen(run, checkpoints, suites, aloud) if suites else settle_scores(run, checkpoints, aloud)
+    if failed:
+        raise RuntimeError("not all could be scored: " + "; ".join(f"{name}: {why}" for name, why in failed.items()))
 
 
 def prune_run(layout: RunLayout, say: Say) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -133,7 +121,7 @@ def export_to(layout: RunLayout, checkpoint: str, out: Path, say: Say) -> Receip
     if out.exists():
         raise ValueError(f"{out} exists already; name a folder that does not: nothing is overwritten")
     with existing_run(layout, say) as run:
-        _refuse_unknown(run, (checkpoint,))
+        refuse_unknown(run, (checkpoint,))
         if find_receipt(layout.export(checkpoint)) is None:
             work.PlainPerformer(run).settle(Settle(checkpoint, "exported"))
         shutil.copytree(layout.export(checkpoint), out)
@@ -149,7 +137,7 @@ def publish_to(layout: RunLayout, target: str, checkpoints: tuple[str, ...], say
     wanted = parse_target(target)
     rows: list[dict[str, object]] = []
     with existing_run(layout, say) as run, credentials_of(run.place):
-        _refuse_unknown(run, checkpoints)
+        refuse_unknown(run, checkpoints)
         for held in run.holdings().checkpoints:
             if held.kind == "chunk" and "exported" in held.settled and (not checkpoints or held.name in checkpoints):
                 say(f"publishing {held.name} to {target}")
@@ -173,10 +161,3 @@ def announced_server(runs_dir: Path, say: Say) -> Iterator[None]:
             yield
         finally:
             let_prefect_finish()
-
-
-def _refuse_unknown(run: Run, checkpoints: tuple[str, ...]) -> None:
-    names = [held.name for held in run.holdings().checkpoints]
-    unknown = sorted(set(checkpoints) - set(names))
-    if unknown:
-        raise ValueError(f"run {run.layout.name!r} has no checkpoint {', '.join(unknown)}; it has {', '.join(names) or 'none yet'}")

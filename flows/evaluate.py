@@ -2,31 +2,25 @@
 checkpoints and suites that somebody chose in the UI's form.
 
 A run that is being driven settles its own; one that was stopped, or whose evaluation failed, is caught up here, and so is what was
-published without scores, in a folder, a bucket or a Hub repository. One checkpoint's trouble
-holds up no other's scores, and what has its receipt is not done again.
+published without scores, in a folder, a bucket or a Hub repository. One checkpoint's trouble holds up no other's scores, and what has
+its receipt is not done again. Every device that a place names scores a checkpoint at a time.
 """
 
 import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows import work
-from flows.device import device_held
-from flows.pretrain import VERBS, persist, teller
+from flows.pretrain import persist, teller
 from flows.published import Wanted, score_published
 from flows.requests import RunName, layout_of
-from flows.run import Run, existing_run
-from flows.verdicts import take_over
-from k2.eval.attempts import forget_failures
+from flows.run import existing_run
+from flows.sweeping import score_chosen, settle_scores
 from k2.publish.target import parse_target
 from k2.recipe.load import load_place
 from k2.run.lease import RunHeld
 from k2.run.opening import existing_runs
-from k2.run.plan import Settle, owed_duties
 
 
 class EvaluateNewRequest(BaseModel):
@@ -53,6 +47,7 @@ class EvaluateRequest(BaseModel):
     )
     checkpoints: list[str] = Field(default=[], description="names such as ckpt_003; empty: every one that ends a chunk")
     suites: list[str] = Field(default=[], description="k2_tiny, k2_21; empty: what the run's recipe asks for and is not scored yet")
+    place: str | None = Field(default=None, description="of published checkpoints: path of a .toml file that says where they are scored")
     runs_dir: str | None = Field(default=None, description="where runs lie; empty: the worker's own runs directory")
 
 
@@ -68,8 +63,8 @@ def evaluate_new(request: EvaluateNewRequest = EvaluateNewRequest()) -> list[str
     failed: dict[str, str] = {}
     for layout in existing_runs(_runs_dir(request.runs_dir)):
         try:
-            with existing_run(layout, say) as run, device_held(layout.root.parent, run.place):
-                scored, troubled = settle_scores(run)
+            with existing_run(layout, say) as run:
+                scored, troubled = settle_scores(run, (), persist)
         except RunHeld:
             say(f"{layout.name} is being driven; it settles its own checkpoints")
         except Exception as error:  # one run's trouble must not keep the others from their scores
@@ -96,13 +91,11 @@ def evaluate(request: EvaluateRequest = EvaluateRequest()) -> list[str]:
     chosen = tuple(request.checkpoints)
     if request.published is not None:
         wanted = Wanted(parse_target(request.published), chosen, tuple(request.suites))
-        return _conclude(*_score_published(wanted, request.runs_dir, None))
+        return _conclude(*_score_published(wanted, request.runs_dir, request.place))
     layout = layout_of(request.run, request.runs_dir)
-    with existing_run(layout, teller()) as run, device_held(layout.root.parent, run.place):
-        unknown = sorted(set(chosen) - run.holdings().names())
-        if unknown:
-            raise ValueError(f"run {layout.name!r} has no checkpoint {', '.join(unknown)}")
-        scored, failed = score_chosen(run, chosen, tuple(request.suites)) if request.suites else settle_scores(run, chosen)
+    suites = tuple(request.suites)
+    with existing_run(layout, teller()) as run:
+        scored, failed = score_chosen(run, chosen, suites, persist) if suites else settle_scores(run, chosen, persist)
     return _conclude(scored, failed)
 
 
@@ -119,52 +112,6 @@ def _score_published(wanted: Wanted, runs_dir: str | None, place: str | None) ->
 
 def _runs_dir(given: str | None) -> Path:
     return Path(given or os.environ.get("K2_RUNS_DIR", "runs"))
-
-
-def settle_scores(run: Run, chosen: tuple[str, ...] = ()) -> tuple[list[str], dict[str, str]]:
-    """Verify, export and score what is unscored (of the chosen checkpoints, or of all): names of what was scored, and of what failed."""
-    take_over(run)
-    scored: list[str] = []
-    failed: dict[str, str] = {}
-    for owed in owed_duties(run.recipe, run.facts(), run.holdings()):
-        wanted = owed.duty in ("verified", "exported", "evaluated") and (not chosen or owed.checkpoint in chosen)
-        if wanted and owed.checkpoint not in failed:
-            why = _trouble(run, f"{owed.duty} {owed.checkpoint}", partial(_settle, run, owed))
-            if why is not None:
-                failed[owed.checkpoint] = why
-            elif owed.duty == "evaluated":
-                scored.append(owed.checkpoint)
-    return scored, failed
-
-
-def _settle(run: Run, owed: Settle) -> None:
-    if owed.duty == "evaluated":
-        work.evaluate(run, owed.checkpoint, persist)
-    else:
-        persist(f"{VERBS[owed.duty]} {owed.checkpoint}", lambda: work.settle(run, owed))
-
-
-def score_chosen(run: Run, chosen: tuple[str, ...], suites: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
-    """Score checkpoints with suites, whether the recipe asks for it or not: names of what was scored, and of what failed."""
-    take_over(run)
-    failed: dict[str, str] = {}
-    names = chosen or tuple(held.name for held in run.holdings().checkpoints if held.kind == "chunk")
-    for name in names:
-        forget_failures(run.layout, name)  # somebody asks for it: what was given up is tried again
-        for suite in suites:
-            why = _trouble(run, f"{suite} {name}", partial(work.score_with, run, name, suite, persist))
-            failed |= {} if why is None else {f"{name} with {suite}": why}
-    return [name for name in names if not any(trouble.startswith(f"{name} ") for trouble in failed)], failed
-
-
-def _trouble(run: Run, name: str, call: Callable[[], object]) -> str | None:
-    """Do it; why it failed, or None."""
-    try:
-        call()
-    except Exception as error:  # the boundary between checkpoints: one that fails is told, and the next is tried
-        run.say(f"{name}: {error}")
-        return f"{error.__class__.__name__}: {error}"
-    return None
 
 
 def _conclude(scored: list[str], failed: dict[str, str]) -> list[str]:

@@ -38,7 +38,6 @@ from k2.run.plan import Heal, Settle, Train
 from k2.run.records import StepRecord
 from k2.watch.event import Event
 
-VERBS = {"verified": "verify", "exported": "export", "published": "publish", "shown": "show"}
 _STATE_SECONDS = 3.0
 SUSPENDED, CANCELLED = "suspended in the UI", "cancelled in the UI"
 _SAY: contextvars.ContextVar[Say | None] = contextvars.ContextVar("say", default=None)
@@ -154,7 +153,7 @@ class PrefectPerformer:
             work.evaluate(self._run, action.checkpoint, persist)
             self._board.show_scores()
         else:
-            persist(f"{VERBS[action.duty]} {action.checkpoint}", lambda: work.settle(self._run, action))
+            persist(f"{work.VERBS[action.duty]} {action.checkpoint}", lambda: work.settle(self._run, action))
 
     def release(self) -> None:
         persist("release", lambda: work.release(self._run))

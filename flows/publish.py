@@ -4,7 +4,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows import work
-from flows.pretrain import VERBS, persist, teller
+from flows.pretrain import persist, teller
 from flows.requests import RunName, layout_of
 from flows.run import Run, existing_run
 from flows.verdicts import take_over
@@ -56,7 +56,7 @@ def settle_publishing(run: Run) -> list[str]:
 
 def _trouble(run: Run, owed: Settle) -> str | None:
     try:
-        persist(f"{VERBS[owed.duty]} {owed.checkpoint}", lambda: work.settle(run, owed))
+        persist(f"{work.VERBS[owed.duty]} {owed.checkpoint}", lambda: work.settle(run, owed))
     except Exception as error:  # the boundary between checkpoints: one that fails is told, and the next is tried
         run.say(f"{owed.checkpoint} could not be {owed.duty}: {error}")
         return f"{owed.checkpoint}: {error}"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows import work
+from flows.abreast import side_by_side
 from flows.credentials import credentials_of
-from flows.device import device_held
 from flows.run import Run, Say, existing_run
 from k2.eval.standing import standing
 from k2.publish.borrow import Library, borrowing_layout
@@ -36,7 +36,7 @@ def score_published(
     """Score what is unscored there: the folder with all scores, names of what was scored now, and of what failed with its reason."""
     layout = borrowing_layout(runs_dir, wanted.target)
     there = load_place(str(layout.place)) if place is None and layout.place.is_file() else place or Place()
-    with device_held(runs_dir, there), credentials_of(there), Library.at(wanted.target, layout, say) as library:
+    with credentials_of(there), Library.at(wanted.target, layout, say) as library:
         library.furnish(there)
         with existing_run(layout, say) as run:
             scored, failed = _sweep(run, library, wanted, perform_in(run))
@@ -44,29 +44,24 @@ def score_published(
 
 
 def _sweep(run: Run, library: Library, wanted: Wanted, perform: work.Perform) -> tuple[list[str], dict[str, str]]:
-    scored, failed = list[str](), dict[str, str]()
-    for published in library.checkpoints(wanted.checkpoints):
-        try:
-            if _score(run, library, published, wanted.suites or (run.recipe.evaluation.suite,), perform):
-                scored.append(published.name)
-        except Exception as error:  # the boundary between checkpoints: one that fails is told, and the next is tried
-            run.say(f"{published.name}: {error}")
-            failed[published.name] = f"{error.__class__.__name__}: {error}"
-    return scored, failed
-
-
-def _score(run: Run, library: Library, published: Receipt, suites: tuple[str, ...], perform: work.Perform) -> bool:
-    """Score the checkpoint with those of the suites that it is not scored with; whether there was any."""
     from k2.eval.suite import build_suite
 
-    owed = []
-    for suite in suites:
-        if suite not in library.suites_published_with(published):
-            build_suite(run.recipe, run.place, run.layout, suite)
-            if standing(run.layout, run.place, published.name, suite, published.inputs["export"]).open:
-                owed.append(suite)
-    if owed:
-        with library.borrowed(published):
-            for suite in owed:
-                work.score_with(run, published.name, suite, perform)
-    return bool(owed)
+    suites = wanted.suites or (run.recipe.evaluation.suite,)
+    published = {one.name: one for one in library.checkpoints(wanted.checkpoints)}
+    owed = {name: [suite for suite in suites if suite not in library.suites_published_with(one)] for name, one in published.items()}
+    for suite in {suite for suites in owed.values() for suite in suites}:
+        build_suite(run.recipe, run.place, run.layout, suite)
+    unscored = {name: [suite for suite in owed[name] if _is_open(run, one, suite)] for name, one in published.items()}
+    names = [name for name, suites in unscored.items() if suites]
+
+    def score(there: Run, name: str) -> None:
+        with library.borrowed(published[name]):
+            for suite in unscored[name]:
+                work.score_with(there, name, suite, perform)
+
+    failed = side_by_side(run, names, score)
+    return [name for name in names if name not in failed], failed
+
+
+def _is_open(run: Run, published: Receipt, suite: str) -> bool:
+    return bool(standing(run.layout, run.place, published.name, suite, published.inputs["export"]).open)

@@ -66,7 +66,8 @@ def existing_run(layout: RunLayout, say: Say) -> Iterator[Run]:
 def _drive(layout: RunLayout, lease: Lease, say: Say) -> Iterator[Run]:
     recipe, place = open_run(layout)
     clear_stop_request(layout)
-    for folder in (layout.root, layout.checkpoints, layout.exports, layout.all_scores, layout.incidents):
+    questions = layout.all_questions.glob("*")
+    for folder in (layout.root, layout.checkpoints, layout.exports, layout.all_scores, layout.incidents, *questions):
         for left in sweep(folder):
             say(f"removed {left.name}, which an interrupted writer left")
     with ThreadPoolExecutor(1, "aside") as aside, Evaluator.of(place, layout, lease) as evaluator:

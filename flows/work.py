@@ -20,7 +20,7 @@ from k2.checkpoint.select import verify
 from k2.eval.attempts import note_failure
 from k2.eval.standing import standing
 from k2.launch.local import EvaluatorAnswer, EvaluatorClosed, EvaluatorFailed
-from k2.run.durable import sweep
+from k2.run.durable import sweep_beside
 from k2.run.holdings import duty_folder
 from k2.run.injection import strike
 from k2.run.ledger import IncidentClosed
@@ -31,6 +31,7 @@ from k2.watch.event import Event
 
 Perform = Callable[[str, Callable[[], object]], None]  # has an action done under a name, tried again for the world's failures
 
+VERBS = {"verified": "verify", "exported": "export", "published": "publish", "shown": "show"}
 DELAY_SECONDS = (2.0, 10.0)
 
 
@@ -132,7 +133,7 @@ def heal(run: Run, action: Heal) -> None:
 def settle(run: Run, action: Settle) -> Receipt:
     """One duty of one checkpoint. What has its receipt is not done again."""
     folder = duty_folder(run.layout, action.checkpoint, action.duty)
-    sweep(folder.parent)
+    sweep_beside(folder)
     match action.duty:
         case "verified":
             return _verified(run, action.checkpoint)

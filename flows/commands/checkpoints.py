@@ -23,8 +23,7 @@ def export(arguments: Namespace) -> int:
 
 def evaluate(arguments: Namespace) -> int:
     """k2 eval"""
-    from flows.driving import score_plainly, settle_plainly
-    from k2.eval.tasks import tasks_of
+    from flows.driving import score_plainly
 
     if arguments.run == "fetch":
         return _fetch(arguments)
@@ -34,11 +33,7 @@ def evaluate(arguments: Namespace) -> int:
         raise RecipeError("--place says where the checkpoints of a target are scored; a run has its own place")
     layout = layout_of(arguments)
     open_run(layout)
-    if arguments.suite is None:
-        settle_plainly(layout, ("verified", "exported", "evaluated"), tuple(arguments.checkpoint), say)
-    else:
-        tasks_of(arguments.suite)
-        score_plainly(layout, (arguments.suite,), tuple(arguments.checkpoint), say)
+    score_plainly(layout, (arguments.suite,) if arguments.suite else (), tuple(arguments.checkpoint), say)
     _show_scores(arguments, layout, arguments.checkpoint)
     return 0
 

@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     os.environ.update(quiet_environment(layout, os.environ))
     with own_output() as output:
-        evaluator = _evaluator(recipe, layout, place)
+        evaluator = _evaluator(recipe, layout, place, options.device)
         if options.checkpoint:
             return _score_named(evaluator, options.checkpoint, suite, output)
         evaluator.warm_up()
@@ -118,10 +118,10 @@ def own_output() -> Iterator[TextIO]:
             os.dup2(kept, 1)
 
 
-def _evaluator(recipe: Recipe, layout: RunLayout, place: Place) -> "Evaluator":
+def _evaluator(recipe: Recipe, layout: RunLayout, place: Place, device: Literal["cpu", "cuda"]) -> "Evaluator":
     from k2.eval.duties import Evaluator
 
-    return Evaluator(recipe, layout, place)
+    return Evaluator(recipe, layout, place, device)
 
 
 def _answer(evaluator: "Evaluator", layout: RunLayout, line: str) -> Settled | Failed:
@@ -192,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m k2.eval", description="Export and score the checkpoints of a run.")
     parser.add_argument("run_root", help="the run's directory")
     parser.add_argument("--checkpoint", action="append", metavar="NAME", help="do these and end, instead of waiting for questions")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="what scores (default: cpu)")
     parser.add_argument("--suite", help="score with this suite (default: what the recipe asks for)")
     return parser
 

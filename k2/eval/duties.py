@@ -15,7 +15,7 @@ from k2.checkpoint.huggingface import export_checkpoint, still_of
 from k2.eval.attempts import forget_failures, note_failure
 from k2.eval.desk import check_data, lay_desk
 from k2.eval.harness import LoadedTask, ScoredModel, load_task
-from k2.eval.score import ScoringPlace, close_scores, load_scored_model, score_task
+from k2.eval.score import Device, ScoringPlace, close_scores, load_scored_model, score_task
 from k2.eval.standing import Standing, standing, why_not_owed
 from k2.eval.tasks import SuiteTask, tasks_of
 from k2.eval.window import LOSSES, ROWS, row_losses
@@ -37,8 +37,8 @@ class TasksFailed(RuntimeError):
 class Evaluator:
     """Exports and scores the checkpoints of one run."""
 
-    def __init__(self, recipe: Recipe, layout: RunLayout, place: Place = Place()) -> None:  # noqa: B008 (frozen)
-        self._recipe, self._layout, self._place = recipe, layout, place
+    def __init__(self, recipe: Recipe, layout: RunLayout, place: Place = Place(), device: Device = "cpu") -> None:  # noqa: B008 (frozen)
+        self._recipe, self._layout, self._place, self._device = recipe, layout, place, device
         self._suites: dict[str, ScoringPlace] = {}
         self._tasks: dict[tuple[str, str], LoadedTask] = {}
         self._model: tuple[str, ScoredModel] | None = None  # the last one that was asked, by its export
@@ -98,8 +98,7 @@ class Evaluator:
 
     def _score_suite(self, checkpoint: str, suite: str, only: str | None = None) -> Standing:
         """Try every open task of the suite (or the one) once; how the checkpoint stands then."""
-        for folder in (self._layout.task_scores(checkpoint, suite, ""), self._layout.questions(suite, "")):
-            sweep(folder)
+        sweep(self._layout.task_scores(checkpoint, suite, ""))  # nobody else scores this checkpoint
         for task in standing(self._layout, self._place, checkpoint, suite).open:
             if only in (None, task.name):
                 self._try(checkpoint, suite, task)
@@ -117,7 +116,7 @@ class Evaluator:
         """The checkpoint's model, kept until another is asked: its tasks come one by one."""
         if self._model is None or self._model[0] != export:
             self._model = None  # before the next is loaded: two need not fit
-            self._model = export, load_scored_model(self._layout, checkpoint, self._tokenizer, self._place.evaluator_device)
+            self._model = export, load_scored_model(self._layout, checkpoint, self._tokenizer, self._device)
         return self._model[1]
 
     def _suite(self, suite: str) -> ScoringPlace:

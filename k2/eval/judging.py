@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from k2.eval.jail import run_jailed
+from k2.run.durable import write_durably
 
 # what stands in for the metric `code_eval` that the harness's tasks ask of a hub: the same call, judged in jails
 CODE_EVAL = """\
@@ -34,8 +35,7 @@ class CodeEval(evaluate.Metric):
 def write_code_eval(folder: Path) -> None:
     """Lay our `code_eval` where the harness's tasks, run in `folder`, find it before they ask a hub."""
     module = folder / "code_eval" / "code_eval.py"
-    module.parent.mkdir(parents=True, exist_ok=True)
-    module.write_text(CODE_EVAL, "utf-8")
+    write_durably(module, CODE_EVAL.encode())
 
 
 def pass_at_k(references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int]) -> dict[str, float]:

@@ -7,6 +7,7 @@ answers of all tasks together. Every score belongs to a stage, step, tokens, num
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,9 +50,7 @@ def load_exported(folder: Path, device: Device = "cpu") -> Any:
     from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "the place says evaluator_device = cuda, and no CUDA device is to be seen here (device = cpu would hide it): set it to cpu"
-        )
+        raise ValueError("the place names cuda among its evaluator_devices, and no CUDA device is to be seen here: name cpu")
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32 if device == "cpu" else "auto", attn_implementation="sdpa")
     return model.to(device).eval()
 
@@ -159,6 +158,6 @@ def _keep_questions(
         return
     inputs, facts = {"suite": place.suite.digest}, {"suite": place.suite.name, "task": task.task.name}
     receipt = Receipt(kind="questions", name=task.task.name, recipe=digest(recipe), made_at=now(), inputs=inputs, facts=facts)
-    with durable_folder(folder) as beside:
+    with suppress(FileExistsError), durable_folder(folder) as beside:  # another evaluator may have asked the same meanwhile
         write_lines(beside / QUESTIONS, questions_of(samples))
         seal_folder(beside, receipt)

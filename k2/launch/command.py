@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from k2.launch.seats import FIRST_ON_CPU, Device, Seat
 from k2.recipe.place import Place
 from k2.recipe.schema import Recipe
 from k2.recipe.world import in_world
 from k2.run.layout import RunLayout
 from k2.run.plan import Train
 from k2.run.secrets import without_secrets
-
-Device = Literal["cpu", "cuda"]
 
 MARK = "K2_PROCESS"  # carried by every process of a run: how strays of a killed supervisor are told from others
 _SHUTDOWN_SECONDS = "5"  # what torchrun leaves its ranks when its supervisor was killed; when a rank fails it is 30, fixed
@@ -78,25 +77,26 @@ def evaluator_command(
     layout: RunLayout,
     inherited: Mapping[str, str],
     *,
-    device: Device,
     requests: int,
     answers: int,
+    seat: Seat = FIRST_ON_CPU,
     lock: int | None = None,
 ) -> Command:
-    """The evaluator under a supervisor, reading requests from and writing answers to two inherited descriptors.
+    """The evaluator of a seat under a supervisor, reading requests from and writing answers to two inherited descriptors.
 
     It has nothing to save, so it is killed as soon as its parent dies; and it never asks a hub for anything.
     """
-    command = (sys.executable, "-m", "k2.eval", str(layout.root.resolve()))
+    command = (sys.executable, "-m", "k2.eval", str(layout.root.resolve()), "--device", seat.device)
     offline = {name: "1" for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")}
-    environment = _environment(inherited, place, device) | {MARK: mark("evaluator", layout), "TOKENIZERS_PARALLELISM": "false"} | offline
+    environment = _environment(inherited, place, seat.device) | offline
+    environment |= {MARK: mark("evaluator", layout, seat.number), "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": seat.visible}
     pipes = ("--stdin-fd", str(requests), "--stdout-fd", str(answers))
     return Command(_supervised(command, Supervision(2.0, 0.0), lock, pipes), environment)
 
 
-def mark(role: Literal["trainer", "evaluator"], layout: RunLayout) -> str:
-    """What `MARK` is set to in the processes of that role of that run."""
-    return f"{role}:{layout.root.resolve()}"
+def mark(role: Literal["trainer", "evaluator"], layout: RunLayout, number: int = 0) -> str:
+    """What `MARK` is set to in the processes of that role of that run; evaluators that work side by side are numbered."""
+    return f"{role}{number or ''}:{layout.root.resolve()}"
 
 
 def _supervised(command: tuple[str, ...], supervision: Supervision, lock: int | None, options: tuple[str, ...] = ()) -> tuple[str, ...]:

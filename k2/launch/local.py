@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from k2.launch.command import USUAL_SUPERVISION, Command, Supervision, evaluator_command, mark, trainer_command
 from k2.launch.process import Line, end, find_device, launch
+from k2.launch.seats import seats
 from k2.launch.strays import end_strays
 from k2.recipe.place import Place
 from k2.recipe.schema import Recipe
@@ -125,27 +126,35 @@ class EvaluatorClosed(EvaluatorFailed):
 class Evaluator:
     """The evaluator's process, started at the first question and kept. One question at a time, from any thread."""
 
-    def __init__(self, make_command: Callable[[int, int], Command], layout: RunLayout, lease: Lease, ready_seconds: float = 180.0) -> None:
-        """`make_command` is given the descriptors of the process's input and output."""
+    def __init__(
+        self,
+        make_command: Callable[[int, int], Command],
+        layout: RunLayout,
+        lease: Lease,
+        number: int = 0,
+        ready_seconds: float = 180.0,
+    ) -> None:
+        """`make_command` is given the descriptors of the process's input and output. `number` is the evaluator's among those of the run."""
         self._make_command, self._layout, self._lease, self._ready_seconds = make_command, layout, lease, ready_seconds
+        self._number = number
         self._asking = threading.Lock()
         self._asked = 0
         self._line: Line | None = None
         self._closed = False
 
     @classmethod
-    def of(cls, place: Place, layout: RunLayout, lease: Lease) -> Self:
-        """The evaluator of the run whose lease is held."""
+    def of(cls, place: Place, layout: RunLayout, lease: Lease, number: int = 0) -> Self:
+        """The evaluator of the run whose lease is held, on the place's device of that number."""
 
         def command(requests: int, answers: int) -> Command:
-            device = find_device(place)
-            return evaluator_command(place, layout, os.environ, device=device, requests=requests, answers=answers, lock=lease.descriptor)
+            seat = seats(place, os.environ)[number]
+            return evaluator_command(place, layout, os.environ, requests=requests, answers=answers, seat=seat, lock=lease.descriptor)
 
-        return cls(command, layout, lease)
+        return cls(command, layout, lease, number)
 
     @property
     def log(self) -> Path:
-        return self._layout.logs / "evaluator.log"
+        return self._layout.evaluator_log(self._number)
 
     def ask(
         self,
@@ -198,7 +207,7 @@ class Evaluator:
     def _connect(self) -> Line:
         """The line to a process that has said that it is ready."""
         if self._line is None and not self._closed:
-            end_strays(mark("evaluator", self._layout))
+            end_strays(mark("evaluator", self._layout, self._number))
             self._line = Line(self._make_command, self.log, (self._lease.descriptor,))
             deadline = time.monotonic() + self._ready_seconds
             while not self._closed and not _is_ready(self._line.hear(deadline)):

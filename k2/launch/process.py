@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from k2.launch.command import Command, Device
+from k2.launch.command import Command
+from k2.launch.seats import Device
 from k2.recipe.place import Place
 
 _REAPING_SECONDS = 30.0  # a killed rank may take a while to give back its memory

@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from k2.recipe.part import Count, Part
 
+EvaluatorDevice = Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")]
+
 
 class Place(Part):
     """Where a run happens. Never part of the digest."""
@@ -23,8 +25,10 @@ class Place(Part):
         default="beside", description="checkpoints are written beside the next steps, or the training waits for them"
     )
     evaluator_niceness: Annotated[int, Field(ge=0, le=19, description="of evaluating and publishing, beside the training")] = 10
-    evaluator_device: Literal["cpu", "cuda"] = Field(
-        default="cpu", description="what scores checkpoints; cuda where no training of the machine needs the device's memory"
+    evaluator_devices: Annotated[tuple[EvaluatorDevice, ...], Field(min_length=1)] = Field(
+        default=("cpu",),
+        description="what scores checkpoints, a checkpoint at a time on each: cpu, or cuda:3 of the visible ones, where no training of the "
+        "machine needs its memory; one that is named again gets a further process. Beside a training the first one works alone",
     )
     benchmarks_dir: str | None = Field(default=None, description="folder of the benchmarks' data sets, as `k2 eval fetch` fills it")
     run_generated_code: bool = Field(default=False, description="score tasks that run programs written by the model, each in its own jail")

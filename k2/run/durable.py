@@ -5,6 +5,7 @@ given its receipt last, and renamed. A crash at any point leaves either the old 
 hidden `.tmp-*` folder that `sweep` removes.
 """
 
+import errno
 import os
 import shutil
 import uuid
@@ -79,7 +80,12 @@ def commit_folder(beside: Path, target: Path) -> None:
     for path in sorted(beside.rglob("*")):
         sync_file(path)
     sync_folder(beside)
-    beside.rename(target)
+    try:
+        beside.rename(target)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        raise FileExistsError(f"{target} was made by somebody else meanwhile") from error
     sync_folder(target.parent)
 
 
@@ -97,7 +103,15 @@ def durable_folder(target: Path) -> Iterator[Path]:
 
 def sweep(folder: Path) -> list[Path]:
     """Remove what interrupted writers left directly under `folder`. Call it only while holding the run's lease."""
-    left = sorted(folder.glob(f"{UNFINISHED}*")) if folder.is_dir() else []
+    return _remove_all(sorted(folder.glob(f"{UNFINISHED}*")) if folder.is_dir() else [])
+
+
+def sweep_beside(target: Path) -> list[Path]:
+    """As `sweep`, of this one target: for whoever alone makes it, while others make its neighbours."""
+    return _remove_all(sorted(target.parent.glob(f"{UNFINISHED}{target.name}-{'[0-9a-f]' * 8}")))
+
+
+def _remove_all(left: list[Path]) -> list[Path]:
     for path in left:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

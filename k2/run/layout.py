@@ -63,6 +63,10 @@ class RunLayout:
     def trainer_log(self, attempt: int) -> Path:
         return self.logs / f"trainer_attempt_{attempt:02d}.log"
 
+    def evaluator_log(self, number: int = 0) -> Path:
+        """Of the evaluator of that number, among those that work side by side."""
+        return self.logs / f"evaluator{f'_{number}' if number else ''}.log"
+
     @property
     def stop_request(self) -> Path:
         """Written by whoever wants the trainer to finish its step, save and end."""
@@ -203,9 +207,14 @@ class RunLayout:
         """Every attempt at a task that failed, `.jsonl`."""
         return self.all_task_scores / name / "failures.jsonl"
 
+    @property
+    def all_questions(self) -> Path:
+        """What suites ask: a folder each."""
+        return self.root / "questions"
+
     def questions(self, suite: str, task: str) -> Path:
         """Folder of what the task asks, the same for every checkpoint."""
-        return self.root / "questions" / suite / task
+        return self.all_questions / suite / task
 
     def published(self, name: str) -> Path:
         return self.root / "published" / name

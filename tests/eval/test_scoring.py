@@ -153,7 +153,7 @@ def test_programs_are_run_where_the_place_allows_it(recipe: Recipe, layout: RunL
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_device_that_is_not_there_is_refused(recipe: Recipe, layout: RunLayout, save_checkpoint: Callable[..., None]) -> None:
     save_checkpoint("ckpt_001")
-    evaluator = Evaluator(recipe, layout, Place(evaluator_device="cuda"))
+    evaluator = Evaluator(recipe, layout, device="cuda")
     evaluator.settle("ckpt_001", "exported")
     with pytest.raises(ValueError, match="no CUDA device is to be seen here"):
         evaluator.settle("ckpt_001", "evaluated")

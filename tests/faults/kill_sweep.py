@@ -37,9 +37,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--devices", type=int, default=1, help="evaluators side by side")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        tally = kill_sweep(Path(folder), asked.count, asked.seed)
+        tally = kill_sweep(Path(folder), asked.count, asked.seed, devices=asked.devices)
     print(
         f"{tally.kills} kills: {tally.obligations} obligations settled, {len(tally.redone)} redone, {len(tally.owed)} still owed, "
         f"{len(tally.left)} left over; a second sweep took {tally.second_sweep_seconds:.1f} s"
@@ -48,10 +49,10 @@ def main() -> None:
     sys.exit(1 if tally.redone or tally.owed or tally.left else 0)
 
 
-def kill_sweep(folder: Path, count: int, seed: int, checkpoints: int = CHECKPOINTS) -> Tally:
+def kill_sweep(folder: Path, count: int, seed: int, checkpoints: int = CHECKPOINTS, devices: int = 1) -> Tally:
     """Lay a run, kill its sweep `count` times, finish it, and look."""
     random_ = random.Random(seed)
-    root = lay_run(folder, checkpoints)
+    root = lay_run(folder, checkpoints, devices)
     tally = Tally()
     seen: dict[str, bytes] = {}
     for _ in range(count):
@@ -122,7 +123,7 @@ def processes_of(root: Path) -> list[str]:
     return found
 
 
-def lay_run(folder: Path, checkpoints: int) -> Path:
+def lay_run(folder: Path, checkpoints: int, devices: int = 1) -> Path:
     """A run whose only stage is trained: `checkpoints` of random weights, the suite made, nothing settled."""
     from k2.checkpoint.weights import write_weights_as_state
     from k2.data.build import build
@@ -138,7 +139,10 @@ def lay_run(folder: Path, checkpoints: int) -> Path:
     steps = 24  # of the mini recipe's stage 1, and its stage 2 has 4: cut into so many chunks, the corpus still suffices
     per_chunk = steps // (checkpoints - 1)
     recipe = load_recipe(str(TESTS / "mini.toml"), (f"stages.0.chunks={checkpoints - 1}", f"stages.0.steps_per_chunk={per_chunk}"))
-    layout, place = RunLayout(folder / "swept"), Place(data_dir=str(TESTS / "corpus"), evaluator_niceness=0)
+    layout, place = (
+        RunLayout(folder / "swept"),
+        Place(data_dir=str(TESTS / "corpus"), evaluator_niceness=0, evaluator_devices=("cpu",) * devices),
+    )
     create_or_open(layout, recipe, place)
     build(recipe, place, layout, lambda _: None)
     build_suites(recipe, place, layout)

@@ -7,12 +7,13 @@ import pytest
 
 from flows import work
 from flows.device import device_held
-from flows.evaluate import score_chosen, settle_scores
 from flows.pretrain import persist
 from flows.run import Run
+from flows.sweeping import score_chosen, settle_scores
 from k2.eval.attempts import note_failure
 from k2.eval.tasks import tasks_of
 from k2.launch.local import EvaluatorAnswer
+from k2.launch.seats import FIRST_ON_CPU
 from k2.recipe.load import load_recipe
 from k2.recipe.place import Place
 from k2.run.holdings import duty_folder
@@ -79,7 +80,7 @@ def tasks_asked(run: Run) -> list[tuple[str, str, str]]:
 
 
 def test_a_checkpoint_or_a_task_that_fails_is_told_and_the_others_are_scored(run: Run, said: list[str]) -> None:
-    scored, failed = settle_scores(run)
+    scored, failed = settle_scores(run, (), persist)
     assert scored == ["ckpt_001", "ckpt_003"]
     assert failed == {"ckpt_002": "EvaluationRefused: its logits differ"}
     assert "ckpt_003: addition could not be scored: FileNotFoundError: addition.jsonl" in said
@@ -87,19 +88,21 @@ def test_a_checkpoint_or_a_task_that_fails_is_told_and_the_others_are_scored(run
     assert {checkpoint for checkpoint, _, _ in asked} == {"ckpt_001", "ckpt_003"}
     assert [task for checkpoint, _, task in asked if checkpoint == "ckpt_003"] == OWED
     before = len(run.evaluator.asked)  # type: ignore[attr-defined]
-    assert settle_scores(run, ("ckpt_001", "ckpt_003")) == ([], {})
+    assert settle_scores(run, ("ckpt_001", "ckpt_003"), persist) == ([], {})
     assert len(run.evaluator.asked) == before  # type: ignore[attr-defined]
 
 
 def test_chosen_checkpoints_are_scored_with_chosen_suites_and_a_second_time_nothing_is_asked(run: Run) -> None:
     commit_receipt_only(run.layout.suite("k2_21"), Receipt(kind="suite", name="k2_21", recipe="r", made_at=now()))
-    scored, failed = score_chosen(run, ("ckpt_001", "ckpt_002"), ("k2_tiny", "k2_21"))
+    scored, failed = score_chosen(run, ("ckpt_001", "ckpt_002"), ("k2_tiny", "k2_21"), persist)
     assert scored == ["ckpt_001"]
-    assert set(failed) == {"ckpt_002 with k2_tiny", "ckpt_002 with k2_21"}
+    assert set(failed) == {"ckpt_002"}
+    assert "k2_tiny: EvaluationRefused" in failed["ckpt_002"]
+    assert "k2_21: EvaluationRefused" in failed["ckpt_002"]
     asked = tasks_asked(run)
     assert [task for _, suite, task in asked if suite == "k2_tiny"] == OWED
     assert {checkpoint for checkpoint, _, _ in asked} == {"ckpt_001"}
-    assert score_chosen(run, ("ckpt_001",), ("k2_tiny", "k2_21")) == (["ckpt_001"], {})
+    assert score_chosen(run, ("ckpt_001",), ("k2_tiny", "k2_21"), persist) == (["ckpt_001"], {})
     assert tasks_asked(run) == asked
 
 
@@ -109,13 +112,13 @@ def test_a_task_that_failed_three_times_is_given_up_until_somebody_asks_for_it(r
         note_failure(run.layout, "ckpt_001", "k2_tiny", OWED[0], export.digest, RuntimeError("out of memory"))
     assert work.score_by_task(run, "ckpt_001", ("k2_tiny",), persist) == {}
     assert [task for _, _, task in tasks_asked(run)] == OWED[1:]
-    assert score_chosen(run, ("ckpt_001",), ("k2_tiny",)) == (["ckpt_001"], {})
+    assert score_chosen(run, ("ckpt_001",), ("k2_tiny",), persist) == (["ckpt_001"], {})
     assert tasks_asked(run)[-1] == ("ckpt_001", "k2_tiny", OWED[0])
 
 
 def test_a_device_evaluates_one_thing_at_a_time(tmp_path: Path) -> None:
-    with device_held(tmp_path, Place(device="cpu")) as name:
-        lock = tmp_path / f".evaluating-on-{name}"
+    with device_held(tmp_path, FIRST_ON_CPU, print):
+        lock = tmp_path / ".evaluating-on-cpu"
         with lock.open("ab") as other, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with lock.open("ab") as other:

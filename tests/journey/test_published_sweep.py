@@ -50,13 +50,15 @@ def test_a_bucket_and_a_hub_repository_are_scored_as_the_run_is(machine: Machine
     own = scores(machine, "mini", "--suite", "k2_tiny")  # the run's own sweep, from its checkpoints
     assert {checkpoint for checkpoint, _, _ in own} == {"ckpt_001", "ckpt_002", "ckpt_003", "ckpt_004"}
 
-    assert scores(elsewhere, S3) == own
+    two = elsewhere.root / "two.toml"
+    two.write_text('evaluator_devices = ["cpu", "cpu"]\n')
+    assert scores(elsewhere, S3, "--place", str(two)) == own
     assert {name.split("/")[0] for name in receipts(elsewhere, S3)} == {"ckpt_001", "ckpt_002", "ckpt_003"}  # the last came with its scores
     layout = borrowing_layout(elsewhere.runs, parse_target(S3))
     assert list(layout.exports.iterdir()) == []
-    asked = (layout.logs / "evaluator.log").stat()
+    asked = [layout.evaluator_log(number).stat() for number in (0, 1)]  # both devices had a part in it
     assert scores(elsewhere, S3) == own
-    assert (layout.logs / "evaluator.log").stat() == asked
+    assert [layout.evaluator_log(number).stat() for number in (0, 1)] == asked
 
     sweep = elsewhere.start("eval", HUB)
     wait_until(lambda: len(receipts(elsewhere, HUB)) > 2, 120)

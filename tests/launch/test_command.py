@@ -57,7 +57,7 @@ def test_a_fresh_start_names_no_checkpoint() -> None:
 def test_no_secret_and_no_other_launcher_is_handed_down() -> None:
     for command in (
         trainer_command(RECIPE, Place(), LAYOUT, FRESH, INHERITED, device="cpu"),
-        evaluator_command(Place(), LAYOUT, INHERITED, device="cpu", requests=8, answers=9),
+        evaluator_command(Place(), LAYOUT, INHERITED, requests=8, answers=9),
     ):
         assert not set(command.environment.values()) & set(SECRETS.values())
         assert not {"RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "PREFECT_API_URL"} & set(command.environment)
@@ -85,10 +85,10 @@ def test_ranks_meet_on_the_loopback() -> None:
 
 
 def test_the_evaluator_talks_over_its_own_pipes_and_asks_no_hub() -> None:
-    command = evaluator_command(Place(), LAYOUT, {}, device="cpu", requests=8, answers=9, lock=7)
+    command = evaluator_command(Place(), LAYOUT, {}, requests=8, answers=9, lock=7)
     supervisor, _, evaluator = " ".join(command.argv[1:]).partition(" -- ")
     assert supervisor.endswith("--lock-fd 7 --stdin-fd 8 --stdout-fd 9")
-    assert evaluator == f"{sys.executable} -m k2.eval /runs/one"
+    assert evaluator == f"{sys.executable} -m k2.eval /runs/one --device cpu"
     assert command.environment["HF_HUB_OFFLINE"] == "1"
 
 
