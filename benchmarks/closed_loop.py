@@ -55,6 +55,7 @@ def fault(kind: str, first_step: int, steps: int) -> str:
 KINDS: dict[str, tuple[str, ...]] = {
     "kick": (kick(SPIKE),),
     "poisoned": (fault("repeated_tokens", SPIKE, PERSISTENCE),),
+    "outlasts": (fault("repeated_tokens", SPIKE, 3 * PERSISTENCE),),  # poison that goes on behind the steps that the first rollback skips
     "nan": (fault("nan_gradients", SPIKE, 3),),
     "two": (kick(SPIKE), kick(SPIKE + 60)),
     "returns": (kick(SPIKE), kick(SPIKE + 14)),  # again behind the steps that the first rollback skips

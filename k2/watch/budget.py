@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from k2.recipe.schema import Recipe
 from k2.run.holdings import HeldCheckpoint
 from k2.run.ledger import Fact, IncidentDecided, IncidentOpened, StepsSkipped, UpdatesTempered
+from k2.watch.fresh import blames_files
 from k2.watch.target import DataOperation, rollbacks_in_region, skip_window
 
 _REMEDIES = {"learning_rate": "learning rate", "clip": "clip"}
@@ -49,7 +50,7 @@ def rung_of(recipe: Recipe, facts: Sequence[Fact], incident: IncidentOpened) -> 
 def remedy(recipe: Recipe, facts: Sequence[Fact], incident: IncidentOpened, target_step: int, who: str, why: str) -> UpdatesTempered | None:
     """What the third rollback of a region, and later ones, do besides: smaller updates for a while."""
     spikes = recipe.spikes
-    if rung_of(recipe, facts, incident) < REMEDY_RUNG or incident.kind == "bad_resume":
+    if rung_of(recipe, facts, incident) < REMEDY_RUNG or blames_files(facts, incident):
         return None
     last = min(incident.onset_step + spikes.scaled(spikes.remedy_steps), recipe.stage(incident.stage).steps)
     by_rate = spikes.third_remedy == "learning_rate"
@@ -84,7 +85,7 @@ def _within_budget(recipe: Recipe, facts: Sequence[Fact], incident: IncidentOpen
             skipped.update(range(fact.first_step, fact.last_step + 1))
     if not skipped:
         return True
-    first, last = skip_window(recipe, incident, target_step)
+    first, last = skip_window(recipe, facts, incident, target_step)
     return len(skipped | set(range(first, last + 1))) <= recipe.spikes.skip_budget * recipe.stage(incident.stage).steps
 
 

@@ -60,7 +60,7 @@ def keep_evidence(
     names = _set_aside(layout, _aside(folder), abandoned)
     kept = keep_checkpoints(layout, incident, decision, names, records[incident.attempt])
     write_durably(folder / PICTURE, picture(records).encode())
-    write_durably(folder / "summary.md", _summary(layout, recipe, incident, decision, names, kept, loss).encode())
+    write_durably(folder / "summary.md", _summary(layout, recipe, facts, incident, decision, names, kept, loss).encode())
     return write_receipt(
         folder / "receipt.json",
         Receipt(
@@ -123,9 +123,10 @@ def _facts(
     return opened | {"decision": decided, "abandoned": list(abandoned), "kept": dict(kept), "lost": lost, "opened_at": incident.at}
 
 
-def _summary(
+def _summary(  # noqa: PLR0913, PLR0917 - all that the text tells of
     layout: RunLayout,
     recipe: Recipe,
+    facts: list[Fact],
     incident: IncidentOpened,
     decision: IncidentDecided,
     names: tuple[str, ...],
@@ -147,7 +148,7 @@ def _summary(
     if "small_grad_fraction" in e:
         share = e["small_grad_fraction"]
         lines.append(f"- {share:.0%} of the span's steps had a small gradient norm, so their updates were not clipped.")
-    lines += ["", _decided(recipe, layout, incident, decision), ""]
+    lines += ["", _decided(recipe, layout, facts, incident, decision), ""]
     if names:
         lines += [f"Set aside: {', '.join(names)}.", ""]
     if kept:
@@ -159,7 +160,7 @@ def _summary(
     return "\n".join(lines)
 
 
-def _decided(recipe: Recipe, layout: RunLayout, incident: IncidentOpened, decision: IncidentDecided) -> str:
+def _decided(recipe: Recipe, layout: RunLayout, facts: list[Fact], incident: IncidentOpened, decision: IncidentDecided) -> str:
     """The decision as a sentence."""
     if decision.action != "rollback":
         return f"Decision by {decision.who}: {decision.action}."
@@ -169,5 +170,5 @@ def _decided(recipe: Recipe, layout: RunLayout, incident: IncidentOpened, decisi
         return f"{back}; the chunk at position {position} moves to the end of the order."
     if decision.data == "none":
         return f"{back}; the data stays as it is."
-    first, last = skip_window(recipe, incident, _target_step(layout, decision))
+    first, last = skip_window(recipe, facts, incident, _target_step(layout, decision))
     return f"{back}; steps {first:,} to {last:,} are not trained."

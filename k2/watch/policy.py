@@ -129,7 +129,7 @@ def _own_choice(
 
 def _operation(recipe: Recipe, facts: Sequence[Fact], incident: IncidentOpened, wished: Literal["skip", "defer"]) -> DataOperation:
     """What becomes of the data: nothing where a probe has shown it innocent."""
-    return "none" if is_hardware(facts, incident) else suitable_operation(recipe, incident, wished)
+    return "none" if is_hardware(facts, incident) else suitable_operation(recipe, facts, incident, wished)
 
 
 def _go_back(
@@ -143,20 +143,20 @@ def _go_back(
     decision = IncidentDecided(incident=incident.incident, action="rollback", checkpoint=name, data=data, who=who)
     why = f"incident {incident.incident:03d}: {incident.kind} with its onset at step {incident.onset_step}"
     tempered = remedy(recipe, facts, incident, step, who, why)
-    operations = [o for o in (_data_operation(recipe, incident, step, data, who, why), tempered) if o is not None]
+    operations = [o for o in (_data_operation(recipe, facts, incident, step, data, who, why), tempered) if o is not None]
     standing = [_content(fact) for fact in facts if isinstance(fact, StepsSkipped | ChunkDeferred | UpdatesTempered)]
     return *(operation for operation in operations if _content(operation) not in standing), decision
 
 
 def _data_operation(
-    recipe: Recipe, incident: IncidentOpened, target_step: int, data: DataOperation, who: str, why: str
+    recipe: Recipe, facts: Sequence[Fact], incident: IncidentOpened, target_step: int, data: DataOperation, who: str, why: str
 ) -> StepsSkipped | ChunkDeferred | None:
     if data == "none":
         return None
     if data == "defer":
         position = chunk_position(recipe.stage(incident.stage), incident.onset_step)
         return ChunkDeferred(stage=incident.stage, position=position, who=who, why=why)
-    first, last = skip_window(recipe, incident, target_step)
+    first, last = skip_window(recipe, facts, incident, target_step)
     return StepsSkipped(stage=incident.stage, first_step=first, last_step=last, who=who, why=why)
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from k2.recipe.schema import Recipe, Stage
 from k2.run.holdings import HeldCheckpoint, Holdings
 from k2.run.ledger import AttemptStarted, Fact, IncidentDecided, IncidentOpened
+from k2.watch.fresh import blames_files, skip_before
 
 DataOperation = Literal["skip", "defer", "none"]
 
@@ -39,9 +40,17 @@ def abandoned(holdings: Holdings, incident: IncidentOpened, decision: IncidentDe
     return tuple(c.name for c in held.values() if c.step > target_step)
 
 
-def skip_window(recipe: Recipe, incident: IncidentOpened, target_step: int) -> tuple[int, int]:
-    """First and last step not to train: from the target to the onset and as far past it as the spike was seen, within limits."""
-    past_onset = min(incident.verdict_step - incident.onset_step, recipe.spikes.max_skip_steps)
+def skip_window(recipe: Recipe, facts: Sequence[Fact], incident: IncidentOpened, target_step: int) -> tuple[int, int]:
+    """First and last step not to train: from the target to the onset and as far past it as the spike was seen, within limits.
+
+    A verdict just behind a skipped window fell too early to show how far the bad data goes: the second window is then longer than
+    the first by the factor that the margin grows by.
+    """
+    seen = incident.verdict_step - incident.onset_step
+    before = skip_before(facts, incident)
+    if before is not None:
+        seen = max(seen, recipe.spikes.margin_growth * (before.last_step - before.first_step + 1))
+    past_onset = min(seen, recipe.spikes.max_skip_steps)
     return target_step + 1, min(incident.onset_step + past_onset, recipe.stage(incident.stage).steps)
 
 
@@ -50,10 +59,10 @@ def chunk_position(stage: Stage, step: int) -> int:
     return (step - 1) // stage.steps_per_chunk
 
 
-def suitable_operation(recipe: Recipe, incident: IncidentOpened, wished: Literal["skip", "defer"]) -> DataOperation:
-    """A bad resume is not the data's fault; the last chunk of the order cannot move to its end."""
+def suitable_operation(recipe: Recipe, facts: Sequence[Fact], incident: IncidentOpened, wished: Literal["skip", "defer"]) -> DataOperation:
+    """What the files are at fault for is not the data's; the last chunk of the order cannot move to its end."""
     stage = recipe.stage(incident.stage)
-    if incident.kind == "bad_resume":
+    if blames_files(facts, incident):
         return "none"
     if chunk_position(stage, incident.onset_step) == stage.chunks - 1:
         return "skip"
@@ -69,14 +78,14 @@ def rollbacks_in_region(recipe: Recipe, facts: Sequence[Fact], incident: Inciden
         if isinstance(f, IncidentOpened)
         and f.incident != incident.incident
         and f.stage == incident.stage
-        and f.kind != "bad_resume"
+        and not blames_files(facts, f)
         and abs(f.onset_step - incident.onset_step) <= region
     }
     return [f for f in facts if isinstance(f, IncidentDecided) and f.action == "rollback" and f.incident in near]
 
 
 def _latest_step(recipe: Recipe, facts: Sequence[Fact], incident: IncidentOpened, data: DataOperation) -> int:
-    if incident.kind == "bad_resume":  # older than the files that it started from: they are never tried twice
+    if blames_files(facts, incident):  # older than the files that it started from: they are never tried twice
         return _first_step(facts, incident.attempt) - 2
     repeats = len(rollbacks_in_region(recipe, facts, incident))
     margin: int = recipe.spikes.margin_steps * recipe.spikes.margin_growth**repeats

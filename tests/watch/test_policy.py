@@ -174,6 +174,47 @@ def test_a_bad_resume_goes_to_the_next_older_files_with_the_same_data(recipe: Re
     assert len(facts) == 2
 
 
+def skipped_to(last: int, first: int = 271) -> list[Fact]:
+    """A spike at step 291 was answered: back to step 270, the steps up to `last` skipped, and training goes on."""
+    opened = IncidentOpened(incident=1, stage="stage1", attempt=1, kind="malignant.long", onset_step=291, verdict_step=302)
+    skipped = StepsSkipped(stage="stage1", first_step=first, last_step=last, who="policy", why="incident 001")
+    decision = IncidentDecided(incident=1, action="rollback", checkpoint="rescue_stage1_000270", data="skip")
+    again = AttemptStarted(attempt=2, stage="stage1", checkpoint="rescue_stage1_000270", first_step=271)
+    return [FIRST, opened, skipped, decision, IncidentClosed(incident=1), again]
+
+
+def test_a_loud_resume_just_behind_a_skipped_window_is_bad_data_that_goes_on(recipe: Recipe) -> None:
+    """The state was calm for twenty steps before, and what was loaded is what was saved: an older target, and a longer window."""
+    facts = answer(recipe, skipped_to(302), usual(recipe), event(303, 304, kind="bad_resume", attempt=2))
+    assert (decided(facts).checkpoint, decided(facts).data) == ("rescue_stage1_000260", "skip")
+    assert [(f.first_step, f.last_step) for f in facts if isinstance(f, StepsSkipped)] == [(261, 303 + 40)]
+
+
+def test_a_loud_resume_blames_the_files_where_its_steps_were_trained_before(recipe: Recipe) -> None:
+    def data(facts: list[Fact], onset: int) -> str:
+        return decided(answer(recipe, facts, usual(recipe), event(onset, onset + 1, kind="bad_resume", attempt=2))).data
+
+    older = AttemptStarted(attempt=2, stage="stage1", checkpoint="rescue_stage1_000260", first_step=261)
+    replaying = [*skipped_to(302)[:-1], older]
+    assert data(replaying, 263) == "none"  # loud on steps that were calm
+    assert data(replaying, 303) == "skip"  # calm up to the window, loud behind it
+    past = AttemptStarted(attempt=2, stage="stage1", checkpoint="rescue_stage1_000310", first_step=311)
+    assert data([*skipped_to(302)[:-1], past], 312) == "none"  # resumed past the window
+    same_data = [f.model_copy(update={"data": "none"}) if isinstance(f, IncidentDecided) else f for f in skipped_to(302)]
+    assert data(same_data, 303) == "none"
+
+
+def test_a_loud_first_step_of_the_chunk_that_came_in_a_deferred_ones_place_is_its_own_data(with_spikes: Callable[..., Recipe]) -> None:
+    recipe = with_spikes('bypass="defer"')
+    first = answer(recipe, [FIRST], usual(recipe), event(291, 302))
+    again = AttemptStarted(attempt=2, stage="stage1", checkpoint=decided(first).checkpoint, first_step=281)
+    second = answer(
+        recipe, [FIRST, *first, IncidentClosed(incident=1), again], usual(recipe), event(281, 282, kind="bad_resume", attempt=2)
+    )
+    assert [decided(facts).data for facts in (first, second)] == ["defer", "defer"]
+    assert [f.position for f in (*first, *second) if isinstance(f, ChunkDeferred)] == [7, 7]
+
+
 def test_the_modes_and_the_budget(with_spikes: Callable[..., Recipe]) -> None:
     observing, asking, spent = with_spikes('mode="observe"'), with_spikes('mode="confirm"'), with_spikes("max_rollbacks=1")
     seen = answer(observing, [FIRST], usual(observing), event(291, 302))
