@@ -92,7 +92,9 @@ def suspend_until_answered(run: Run, incident: IncidentOpened) -> None:
     if asked.deadline is not None:
         _schedule_default(run.layout, incident, asked.deadline)
     run.say(f"incident {incident.incident:03d} waits for a decision: suspended until the form or `k2 decide` answers it")
-    tell_spike(run.layout, "asked", f"incident {incident.incident} ({incident.kind}) waits for a decision", incident=incident.incident)
+    because = f": {asked.why}" if asked.why else ""
+    text = f"incident {incident.incident} ({incident.kind}) waits for a decision{because}"
+    tell_spike(run.layout, "asked", text, incident=incident.incident)
     _suspend(run, form, f"{_key(incident)}-{runtime.flow_run.run_count}")
 
 
@@ -141,10 +143,11 @@ def describe(layout: RunLayout, asked: Question, picture: str) -> str:
     until = "It waits until somebody answers."
     if asked.deadline is not None:
         until = f"Without an answer by {asked.deadline:%Y-%m-%d %H:%M:%S} UTC: **{asked.default}**."
+    why = f"Asked because {asked.why}. " if asked.why else ""
     return (
         f"**{incident.kind}** in {incident.stage} of `{layout.name}`: onset at step {incident.onset_step:,}, verdict at step "
         f"{incident.verdict_step:,}, the loss up by {evidence.get('rise_nats', 0.0):.3f} nat (z {evidence.get('z', 0.0):.1f}).\n\n"
-        f"The policy would go back to **{asked.proposed or _START}**. {until}\n\n"
+        f"{why}The policy would go back to **{asked.proposed or _START}**. {until}\n\n"
         f"On a command line: `k2 decide {layout.name} {incident.incident} rollback|continue|abort`.\n\n"
         f"![loss and gradient norm around the incident](data:image/svg+xml;base64,{image})\n"
     )

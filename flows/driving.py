@@ -83,7 +83,8 @@ def _exit_code(outcome: Outcome, say: Say) -> int:
             say(f"stopped ({reason}); go on with `k2 resume`")
             return 3
         case Waiting(incident=incident):
-            say(f"incident {incident.incident} waits for a decision: `k2 decide RUN {incident.incident} rollback|continue|abort`")
+            because = f", because {incident.why_asked}" if incident.why_asked else ""
+            say(f"incident {incident.incident} waits for a decision{because}: `k2 decide RUN {incident.incident} rollback|continue|abort`")
             return 4
         case Owing(duties=duties):
             failed = "; ".join(f"{duty.checkpoint} could not be {duty.duty} ({duty.why})" for duty in duties)

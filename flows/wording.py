@@ -32,7 +32,14 @@ def _time_line(goodput: dict[str, float]) -> list[str]:
 
 def _incident_line(incident: dict[str, object]) -> str:
     where = f"{incident['stage']}, onset at step {incident['onset_step']}, verdict at {incident['verdict_step']}"
-    return f"  incident {incident['incident']}: {incident['kind']} in {where}"
+    return f"  incident {incident['incident']}: {incident['kind']} in {where}; {_answer(incident)}"
+
+
+def _answer(incident: dict[str, object]) -> str:
+    """What was decided and by whom, or that it waits; and why the policy did not answer alone."""
+    decision = incident["decision"]
+    told = f"{decision['action']} by {decision['who']}" if isinstance(decision, dict) else "waits for a decision"
+    return f"{told} (asked because {incident['why_asked']})" if incident["why_asked"] else told
 
 
 def _checkpoint_line(checkpoint: CheckpointStatus) -> str:

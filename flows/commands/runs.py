@@ -75,7 +75,8 @@ def decide(arguments: Namespace) -> int:
     woken = wake(layout)
     incident = read_status(recipe, layout).incidents[arguments.incident - 1]
     further = "its flow run goes on" if woken else f"go on with `k2 resume {layout.name}`"
-    answer(arguments, incident, f"incident {arguments.incident} is answered: {arguments.action}; {further}")
+    asked = f" (it was asked because {incident['why_asked']})" if incident["why_asked"] else ""
+    answer(arguments, incident, f"incident {arguments.incident} is answered: {arguments.action}{asked}; {further}")
     return 0
 
 

@@ -142,7 +142,10 @@ class ResumeRefused(_Fact):
 
 
 class IncidentOpened(_Fact):
-    """A malignant verdict, with the numbers it rests on. `attempt` is the one that must end."""
+    """A malignant verdict, with the numbers it rests on. `attempt` is the one that must end.
+
+    `why_asked` says why the policy left it to a human; none where it answered alone.
+    """
 
     fact: Literal["incident_opened"] = "incident_opened"
     incident: int
@@ -152,6 +155,7 @@ class IncidentOpened(_Fact):
     onset_step: int
     verdict_step: int
     evidence: dict[str, float] = Field(default_factory=dict)
+    why_asked: str | None = None
 
 
 class IncidentDecided(_Fact):

@@ -13,7 +13,7 @@ from typing import Literal
 from k2.recipe.schema import Recipe
 from k2.run.holdings import Holdings
 from k2.run.ledger import Fact, IncidentOpened
-from k2.watch.policy import Choice, DecisionRefused, decide
+from k2.watch.policy import Choice, DecisionRefused, decide, why_asked
 
 Operation = Literal["skip", "defer"]
 
@@ -30,6 +30,7 @@ class Question:
     targets: tuple[str, ...]
     proposed: str | None  # the policy's own target; None: the start of the stage
     operations: tuple[Operation, ...]
+    why: str | None  # the policy does not answer alone; None: it would by now
     default: Choice
     deadline: datetime | None  # None: it waits for ever
 
@@ -54,6 +55,7 @@ def question(recipe: Recipe, run: str, facts: list[Fact], holdings: Holdings, in
         targets=tuple(checkpoint.name for checkpoint in held if any(accepted(checkpoint.name, data) for data in (None, *operations))),
         proposed=_proposed(recipe, facts, holdings, incident),
         operations=operations,
+        why=incident.why_asked or why_asked(recipe, facts, holdings, incident),
         default=recipe.spikes.unanswered,
         deadline=deadline(recipe, incident),
     )

@@ -53,6 +53,9 @@ def answer(recipe: Recipe, facts: list[Fact], holdings: Holdings, event: Event) 
     opened = _open_incident(facts, event)
     if recipe.spikes.mode == "observe":
         return opened, IncidentDecided(incident=opened.incident, action="continue")
+    reason = why_asked(recipe, facts, holdings, opened)
+    if reason is not None:
+        return (opened.model_copy(update={"why_asked": reason}),)
     return opened, *answer_opened(recipe, facts, holdings, opened)
 
 

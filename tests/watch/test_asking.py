@@ -42,6 +42,14 @@ def test_it_offers_what_would_be_accepted(with_spikes: Callable[..., Recipe], la
     assert (asked.default, asked.deadline) == ("continue", NOON + timedelta(hours=2))
 
 
+def test_why_it_is_asked_is_told_with_it(with_spikes: Callable[..., Recipe], layout: RunLayout) -> None:
+    recipe = with_spikes(*ASKING)
+    asked = question(recipe, layout.name, FACTS, read_holdings(recipe, layout, FACTS), INCIDENT)
+    assert asked.why == "the recipe asks about every incident"
+    noted = INCIDENT.model_copy(update={"why_asked": "the run has gone back 10 times, as often as it may"})
+    assert question(recipe, layout.name, FACTS, read_holdings(recipe, layout, FACTS), noted).why == noted.why_asked
+
+
 def test_a_question_without_a_time_waits_for_ever(recipe: Recipe, layout: RunLayout) -> None:
     holdings = read_holdings(recipe, layout, FACTS)
     assert question(recipe, layout.name, FACTS, holdings, INCIDENT).deadline is None

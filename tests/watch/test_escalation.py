@@ -79,7 +79,8 @@ def test_the_third_rollback_makes_the_updates_smaller_and_asks_first(
     assert isinstance(next_action(recipe, [*facts, *asked], usual(recipe)), Ask)
     incident = asked[0]
     assert isinstance(incident, IncidentOpened)
-    assert "2 rollbacks in this region did not help, and the next changes the" in str(why_asked(recipe, facts, usual(recipe), incident))
+    assert "2 rollbacks in this region did not help, and the next changes the" in str(incident.why_asked)
+    assert incident.why_asked == why_asked(recipe, facts, usual(recipe), incident)
     skipped, change, decision = decide(recipe, [*facts, *asked], usual(recipe), 3, "rollback", who="ada")
     assert isinstance(skipped, StepsSkipped)
     assert isinstance(change, UpdatesTempered)
