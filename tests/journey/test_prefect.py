@@ -87,7 +87,8 @@ def test_deployments_triggered_over_rest_train_to_a_release_and_score_what_is_un
     store.create_bucket(Bucket="k2-block")
     save_block(machine, url, {"AWS_ENDPOINT_URL": s3_process.url, "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY})
     place = machine.root / "bucket.toml"
-    place.write_text(machine.place.read_text() + 'publish_to = ["s3://k2-block/{run}"]\ncredentials = ["secret/k2-store"]\n')
+    there = ('publish_to = ["s3://k2-block/{run}"]', 'credentials = ["secret/k2-store"]', 'evaluator_devices = ["cpu", "cpu"]')
+    place.write_text(machine.place.read_text() + "\n".join(there) + "\n")
     run = trigger_mini(machine, url, overrides=("evaluation.every=99",), place=place)  # the last checkpoint alone is scored
     assert completed(url, run)
     released = store.list_objects_v2(Bucket="k2-block", Prefix="mini/release/")["Contents"]
@@ -105,6 +106,8 @@ def test_deployments_triggered_over_rest_train_to_a_release_and_score_what_is_un
     swept = trigger(url, "evaluate-new", sweep)
     assert completed(url, swept)
     assert {name.rpartition(" ")[2] for name in tasks_of(url, swept)} == {"ckpt_001", "ckpt_002", "ckpt_003"}
+    logs = [path.name for path in machine.runs.glob(".published/*/logs/*")]
+    assert sorted(logs) == ["evaluator.log", "evaluator_1.log"]  # on both devices of the place
 
     told = [path.read_bytes() for path in machine.root.rglob("*") if path.is_file()]
     told += [json.dumps(ask(url, f"/{kind}/filter", {})).encode() for kind in ("artifacts", "flow_runs", "task_runs", "block_documents")]

@@ -44,7 +44,7 @@ def test_a_bucket_and_a_hub_repository_are_scored_as_the_run_is(machine: Machine
     client.create_bucket(Bucket=BUCKET)
     place = machine.root / "publishing.toml"
     place.write_text(f'data_dir = "{MINI.parent / "corpus"}"\nwandb_mode = "disabled"\npublish_to = ["{S3}", "{HUB}"]\n')
-    few = ("evaluation.every=99", "publishing.state=false", "publishing.data=false")
+    few = ("layout.pipeline=1", "evaluation.every=99", "publishing.state=false", "publishing.data=false")
     ran = machine.k2("run", str(MINI), "--run", "mini", "--place", str(place), *(word for one in few for word in ("--set", one)))
     assert ran.returncode == 0, ran.stderr[-4000:]
     own = scores(machine, "mini", "--suite", "k2_tiny")  # the run's own sweep, from its checkpoints
