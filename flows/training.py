@@ -71,7 +71,8 @@ def train_segment(run: Run, action: Train, beside: Beside) -> None:
     outcome = _outcome(run, action, code)
     request = read_stop_request(run.layout)
     reason = request.reason if request is not None and outcome == "stopped" else ""
-    close_attempt(run, AttemptEnded(attempt=action.attempt, outcome=outcome, exit_code=code, reason=reason))
+    saved_at = _saved_at(run, action) if outcome != "crashed" else None
+    close_attempt(run, AttemptEnded(attempt=action.attempt, outcome=outcome, exit_code=code, reason=reason, saved_at=saved_at))
     if request is not None and request.reason == VERDICT:  # answered, even where the trainer ended before it could stop
         clear_stop_request(run.layout)
     if outcome == "crashed" and not an_older_one_is_tried(run, action):
@@ -180,6 +181,13 @@ class _Following:
         if reason is not None and read_stop_request(self._run.layout) is None:
             self._run.say(f"asked to stop ({reason}): the trainer finishes its step and saves")
             request_stop(self._run.layout, self._action.attempt, reason)
+
+
+def _saved_at(run: Run, action: Train) -> float | None:
+    """When the newest checkpoint of the stage was committed: what follows, until the last rank is gone, is no saving."""
+    held = held_checkpoints(run.recipe, run.layout)
+    newest = next((c for c in reversed(held) if c.stage == action.stage), None)
+    return None if newest is None else (run.layout.checkpoint(newest.name) / RECEIPT).stat().st_mtime
 
 
 def _outcome(run: Run, action: Train, code: int) -> Outcome:

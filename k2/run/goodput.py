@@ -53,6 +53,9 @@ def booked_seconds(facts: Sequence[Fact], recipe: Recipe, records: Mapping[str, 
     book = _Book(created)
     waiting: Cause = "data_stall"
     for position, fact in enumerate(facts):
+        if isinstance(fact, AttemptEnded) and fact.saved_at is not None and waiting == "ckpt_stall":
+            book.advance(min(fact.saved_at, _time(fact)), waiting)
+            waiting = "other"  # the ranks leave
         book.advance(_time(fact), waiting)
         if isinstance(fact, AttemptStarted):
             later = facts[position + 1 :]

@@ -63,6 +63,7 @@ class AttemptEnded(_Fact):
     outcome: Literal["completed", "stopped", "crashed", "lost"]
     exit_code: int
     reason: str = ""
+    saved_at: float | None = Field(default=None, description="when the checkpoint that ends it was there, seconds since the epoch")
 
 
 class StepsSkipped(_Fact):

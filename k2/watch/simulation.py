@@ -31,7 +31,8 @@ class Costs:
     saving_seconds: float
     startup_seconds: float
     loading_seconds: float = 0.0
-    ending_seconds: float = 0.0  # from the last save of a segment to its end
+    ending_seconds: float = 0.0  # from the last step of a segment until its checkpoint is there
+    leaving_seconds: float = 0.0  # from then until its ranks are gone
     first_startup_seconds: float | None = None  # none: as every other
     hang_seconds: float = 600.0
     human_seconds: float = 8 * 3600.0
@@ -101,6 +102,11 @@ class _World:
     def spend(self, cause: Cause, seconds: float) -> None:
         self.result.seconds[cause] += seconds
 
+    def end_segment(self) -> None:
+        """The checkpoint that ends it, and the ranks' leaving."""
+        self.spend("ckpt_stall", self.costs.ending_seconds)
+        self.spend("other", self.costs.leaving_seconds)
+
     def wait(self, seconds: float) -> None:
         """Somebody is waited for: nothing runs that could fail."""
         self.spend("human_wait", seconds)
@@ -138,7 +144,7 @@ class _StageRun:
                 self._train_to(verdict)
                 if self._spikes and self._step == self._verdict_step():
                     self._spiked(self._spikes.pop(0))
-        self._world.spend("ckpt_stall", self._world.costs.ending_seconds)
+        self._world.end_segment()
 
     def _verdict_step(self) -> int:
         """Where the next verdict falls; the end of the stage where no spike is left."""
@@ -198,9 +204,10 @@ class _StageRun:
     def _spiked(self, spike: Spike) -> None:
         """The verdict has fallen: the policy answers, or a human does; then the run goes on from the target."""
         world, costs = self._world, self._world.costs
-        world.spend("ckpt_stall", costs.saving_seconds + costs.ending_seconds)  # the verdict's own checkpoint
         verdict = self._step
         self._train_to(min(self._step + costs.reaction_steps, self._stage.steps))
+        world.spend("ckpt_stall", costs.saving_seconds)  # the verdict's own checkpoint
+        world.end_segment()
         event = Event("malignant.long", self._stage.name, world.attempt, spike.onset_step, verdict, 1.0, 12.0, 3.0, 0.02, spike.age)
         holdings = self._holdings()
         facts = answer(world.recipe, world.facts, holdings, event)

@@ -53,6 +53,15 @@ def test_an_unbroken_stage(recipe: Recipe, layout: RunLayout) -> None:
     }
 
 
+def test_ranks_that_leave_when_the_last_checkpoint_is_there_save_no_more(recipe: Recipe, layout: RunLayout) -> None:
+    ended = AttemptEnded(at=at(12), attempt=1, outcome="completed", exit_code=0, saved_at=1_000_000 + 9)
+    facts: list[Fact] = [CREATED, AttemptStarted(at=at(0), attempt=1, stage="stage1", checkpoint=None, first_step=1), ended]
+    write(layout, 1, (1, 2), (2, 4), (3, 6), (4, 8))
+    assert booked(facts, layout, recipe) == {"productive": 8, "ckpt_stall": 1, "other": 3}
+    facts[-1] = ended.model_copy(update={"saved_at": 1_000_000 + 99})  # the clock of the disk's host is another
+    assert booked(facts, layout, recipe) == {"productive": 8, "ckpt_stall": 4}
+
+
 def test_what_a_crash_lost_is_booked_to_it(recipe: Recipe, layout: RunLayout) -> None:
     facts: list[Fact] = [
         CREATED,
