@@ -9,7 +9,7 @@ its receipt is not done again. Every device that a place names scores a checkpoi
 import os
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, runtime
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.pretrain import persist, teller
@@ -81,7 +81,13 @@ def evaluate_new(request: EvaluateNewRequest = EvaluateNewRequest()) -> list[str
     return _conclude(settled, failed)
 
 
-@flow(name="evaluate", flow_run_name="evaluate {request.run}", persist_result=False)
+def _what_is_evaluated() -> str:
+    """What the flow run is called in the UI."""
+    request = EvaluateRequest.model_validate(runtime.flow_run.parameters["request"])
+    return f"evaluate {request.published or request.run}"
+
+
+@flow(name="evaluate", flow_run_name=_what_is_evaluated, persist_result=False)
 def evaluate(request: EvaluateRequest = EvaluateRequest()) -> list[str]:
     """Score the chosen checkpoints of a run.
 

@@ -100,6 +100,7 @@ def test_deployments_triggered_over_rest_train_to_a_release_and_score_what_is_un
 
     chosen = trigger(url, "evaluate", {"run": "mini", "checkpoints": ["ckpt_001"], "suites": ["k2_tiny"], "runs_dir": str(machine.runs)})
     assert completed(url, chosen)
+    assert ask(url, f"/flow_runs/{chosen}")["name"] == "evaluate mini"
     assert {name.rpartition(" ")[2] for name in tasks_of(url, chosen)} == {"ckpt_001"}
     assert len(list(machine.layout("mini").all_task_scores.glob("ckpt_001/k2_tiny/*/receipt.json"))) == len(tasks_of(url, chosen))
     sweep = {"targets": ["s3://k2-block/mini"], "place": str(place), "runs_dir": str(machine.runs)}
