@@ -15,12 +15,14 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from flows.deciding import answer_if_overdue
+from flows.probing import owed_probe
 from flows.run import Run
 from flows.verdicts import answer_verdicts, take_over
 from k2.recipe.place import Place
 from k2.run.control import read_stop_request
 from k2.run.ledger import DutyFailed, IncidentOpened
 from k2.run.plan import Ask, Done, Heal, Prepare, Release, Settle, Train, next_action, owed_duties
+from k2.watch.probe import Probe
 
 LOOK_SECONDS = 0.5
 AGAIN_SECONDS = 900.0  # a duty that failed is tried again: a store may be away for an hour of a run of months
@@ -32,6 +34,7 @@ class Performer(Protocol):
 
     def prepare(self) -> None: ...
     def train(self, action: Train) -> None: ...
+    def probe(self, incident: IncidentOpened, probe: Probe) -> None: ...
     def heal(self, action: Heal) -> None: ...
     def settle(self, action: Settle) -> None: ...
     def release(self) -> None: ...
@@ -81,6 +84,8 @@ def pursue(run: Run, perform: Performer) -> Outcome:
             match action:
                 case Done(aborted=aborted):
                     return Aborted() if aborted else Completed()
+                case Ask(incident=incident) if (probe := owed_probe(run, incident)) is not None:
+                    perform.probe(incident, probe)
                 case Ask(incident=incident):
                     if not answer_if_overdue(run):
                         return Waiting(incident)

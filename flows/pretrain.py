@@ -29,14 +29,17 @@ from flows.loop import Aborted, Outcome, Owing, Stopped, Waiting, pursue
 from flows.loop import Completed as RunCompleted
 from flows.notify import tell_spike
 from flows.prefect_api import api_reachable, server_answers
+from flows.probing import perform_probe
 from flows.progress import Progress
 from flows.requests import PretrainRequest, ResumeRequest, layout_of
 from flows.run import Run, Say, existing_run, new_run
 from flows.training import Beside
 from k2.recipe.load import load_place, load_recipe
+from k2.run.ledger import IncidentOpened
 from k2.run.plan import Heal, Settle, Train
 from k2.run.records import StepRecord
 from k2.watch.event import Event
+from k2.watch.probe import Probe
 
 _STATE_SECONDS = 3.0
 SUSPENDED, CANCELLED = "suspended in the UI", "cancelled in the UI"
@@ -140,6 +143,9 @@ class PrefectPerformer:
     def train(self, action: Train) -> None:
         work.train(self._run, action, Beside(self._see, self._wish.reason, _in_this_context(self._watch), self._chunk))
         self._board.show_curve()
+
+    def probe(self, incident: IncidentOpened, probe: Probe) -> None:
+        perform(f"probe incident {incident.incident:03d}", lambda: perform_probe(self._run, incident, probe, self._wish.reason))
 
     def heal(self, action: Heal) -> None:
         perform(f"heal incident {action.incident.incident:03d}", lambda: work.heal(self._run, action))

@@ -10,6 +10,7 @@ from functools import partial
 
 from flows.credentials import credentials_of
 from flows.evidence import complete_evidence, draw_healed, picture_of
+from flows.probing import perform_probe
 from flows.progress import Progress
 from flows.run import Run, Say
 from flows.training import Beside, train_segment
@@ -23,11 +24,12 @@ from k2.launch.local import EvaluatorAnswer, EvaluatorClosed, EvaluatorFailed
 from k2.run.durable import sweep_beside
 from k2.run.holdings import duty_folder
 from k2.run.injection import strike
-from k2.run.ledger import IncidentClosed
+from k2.run.ledger import IncidentClosed, IncidentOpened
 from k2.run.plan import Heal, Settle, Train, decision_of, open_incident, suites_due
 from k2.run.receipt import BrokenOutput, Receipt, commit_receipt_only, find_receipt, now, read_receipt
 from k2.run.records import StepRecord
 from k2.watch.event import Event
+from k2.watch.probe import Probe
 
 Perform = Callable[[str, Callable[[], object]], None]  # has an action done under a name, tried again for the world's failures
 
@@ -239,6 +241,9 @@ class PlainPerformer:
 
     def _watch(self, action: Train, ended: threading.Event) -> None:
         watch(self._run, action, ended)
+
+    def probe(self, incident: IncidentOpened, probe: Probe) -> None:
+        perform_probe(self._run, incident, probe, self._asked)
 
     def heal(self, action: Heal) -> None:
         heal(self._run, action)

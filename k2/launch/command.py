@@ -60,7 +60,8 @@ def trainer_command(  # noqa: PLR0913 (the six things a launch depends on)
     trainer = ("-m", "k2.train", str(layout.root.resolve()), "--stage", action.stage, "--attempt", str(action.attempt))
     start = ("--first-step", str(action.first_step), *(("--checkpoint", action.checkpoint) if action.checkpoint else ()))
     end = ("--last-step", str(action.last_step)) if action.last_step is not None else ()
-    command = (sys.executable, *launcher, "--shutdown-timeout", _SHUTDOWN_SECONDS, *trainer, *start, *end)
+    probe = ("--probe", str(action.probe)) if action.probe is not None else ()
+    command = (sys.executable, *launcher, "--shutdown-timeout", _SHUTDOWN_SECONDS, *trainer, *start, *end, *probe)
     environment = _environment(inherited, place, device) | {
         MARK: mark("trainer", layout),
         # gloo and NCCL otherwise meet on the address of the host's name

@@ -49,7 +49,8 @@ class Trainer:
         end_strays(mark("trainer", layout))
         device = find_device(place)
         command = trainer_command(recipe, place, layout, action, os.environ, device=device, supervision=supervision, lock=lease.descriptor)
-        process = launch(command, layout.trainer_log(action.attempt), (lease.descriptor,))
+        log = layout.trainer_log(action.attempt) if action.probe is None else layout.probe_log(action.probe)
+        process = launch(command, log, (lease.descriptor,))
         return cls(process, layout, action.attempt, supervision.grace_seconds)
 
     @property

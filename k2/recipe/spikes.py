@@ -72,6 +72,9 @@ class Spikes(Part):
     region_steps: Count = Field(default=5000, description="incidents so near, at a persistence of 100, are of one region")
     max_rollbacks_in_region: Annotated[int, Field(ge=0)] = Field(default=3, description="the 104B and Marin: three attempts never helped")
     max_rollbacks: Annotated[int, Field(ge=0)] = Field(default=10, description="of a run; then it stops and asks")
+    max_rollbacks_in_a_day: Annotated[int, Field(ge=0)] = Field(
+        default=6, description="of 24 hours before the incident; more is an epidemic, and somebody must look (4.2)"
+    )
     max_fruitless_cycles: Count = Field(default=3, description="rollbacks in a row without a new highest accepted step; then it asks")
     asks_about: tuple[Malignant, ...] = Field(default=("malignant.creep",), description="kinds that a policy never answers alone (4.1)")
     third_remedy: Literal["learning_rate", "clip"] = Field(default="learning_rate", description="what the third rollback changes besides")

@@ -189,7 +189,8 @@ def _incident_event(fact: IncidentOpened | ReplayProbed | IncidentDecided | Inci
             return "bad", f"Incident {fact.incident} opened: {fact.kind}, onset at step {fact.onset_step:,} of {fact.stage}"
         case ReplayProbed():
             outcome = "came back: it is the data's" if fact.reproduced else "did not come back: the hardware is suspected"
-            return "plain", f"Incident {fact.incident}: the same data was trained again, and the spike {outcome}"
+            why = f" ({fact.why})" if fact.why else ""
+            return "plain", f"Incident {fact.incident}: the same data was trained again, and the spike {outcome}{why}"
         case IncidentDecided():
             target = f" to {fact.checkpoint or 'the start of the stage'}" if fact.action == "rollback" else ""
             return "good", f"Incident {fact.incident}: {fact.action}{target}, decided by {fact.who}"

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from k2.recipe.schema import Recipe, Stage
-from k2.run.ledger import AttemptEnded, AttemptStarted, Fact, IncidentDecided, IncidentOpened, RunCreated
+from k2.run.ledger import AttemptEnded, AttemptStarted, Fact, IncidentDecided, IncidentOpened, ReplayProbed, RunCreated
 from k2.run.records import Branches, StepRecord
 
 _STALL_FACTOR, _STALL_FLOOR_SECONDS = 5.0, 60.0
@@ -56,6 +56,8 @@ def booked_seconds(facts: Sequence[Fact], recipe: Recipe, records: Mapping[str, 
         if isinstance(fact, AttemptEnded) and fact.saved_at is not None and waiting == "ckpt_stall":
             book.advance(min(fact.saved_at, _time(fact)), waiting)
             waiting = "other"  # the ranks leave
+        if isinstance(fact, ReplayProbed):
+            waiting = "rework_spike"  # the steps trained once more
         book.advance(_time(fact), waiting)
         if isinstance(fact, AttemptStarted):
             later = facts[position + 1 :]

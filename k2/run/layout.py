@@ -149,6 +149,13 @@ class RunLayout:
     def metrics(self, stage: str, attempt: int) -> Path:
         return self.metrics_folder(stage) / f"attempt_{attempt:02d}.jsonl"
 
+    def probe(self, incident: int) -> Path:
+        """The records of the incident's replay probe; its log lies among the others."""
+        return self.root / "metrics" / "probes" / f"incident_{incident:03d}.jsonl"
+
+    def probe_log(self, incident: int) -> Path:
+        return self.logs / f"trainer_probe_{incident:03d}.log"
+
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"

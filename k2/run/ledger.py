@@ -177,6 +177,8 @@ class ReplayProbed(_Fact):
     incident: int
     checkpoint: str | None
     reproduced: bool
+    differs_at: int | None = Field(default=None, description="the first step whose loss came out otherwise than it was recorded")
+    why: str = Field(default="", description="what it rests on, as a sentence")
 
 
 class UpdatesTempered(_Fact):

@@ -20,13 +20,17 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Train:
-    """Launch one segment: from `checkpoint` (none: from scratch) onward to `last_step` (none: the end of the stage)."""
+    """Launch one segment: from `checkpoint` (none: from scratch) onward to `last_step` (none: the end of the stage).
+
+    `probe`: it is the replay probe of that incident. Its records lie apart, and it saves nothing.
+    """
 
     stage: str
     attempt: int
     checkpoint: str | None
     first_step: int
     last_step: int | None = None
+    probe: int | None = None
 
 
 @dataclass(frozen=True)

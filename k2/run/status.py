@@ -74,7 +74,7 @@ def _state(recipe: Recipe, layout: RunLayout, facts: list[Fact], holdings: Holdi
     match action:
         case Done():
             return "done"
-        case Ask():
+        case Ask(incident=incident) if incident.why_asked is not None or not is_held(layout):
             return "waiting"
     if not is_held(layout):
         return "stopped"

@@ -16,6 +16,7 @@ class Temper:
 
 
 UNTEMPERED = Temper()
+MISCOMPUTED = Temper(learning_rate=300.0)  # what a test has an update come to
 
 
 def tempered(facts: Iterable[Fact], stage: str) -> tuple[UpdatesTempered, ...]:

@@ -59,7 +59,7 @@ def train(arguments: argparse.Namespace) -> None:
     head = ledger_head(layout.ledger)
     segment = Segment(
         recipe, layout, stage, arguments.attempt, arguments.first_step, arguments.checkpoint, head, place, arguments.last_step,
-        _recorded(layout, facts, arguments), tempered(facts, stage.name),
+        _recorded(layout, facts, arguments), tempered(facts, stage.name), arguments.probe,
     )  # fmt: skip
     trained = in_world(recipe, place.world)
     connect(trained, place)
@@ -76,8 +76,8 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def _recorded(layout: RunLayout, facts: list[Fact], arguments: argparse.Namespace) -> dict[int, StepRecord]:
-    """What earlier attempts recorded of the steps that come now: the canary's measure."""
-    if arguments.checkpoint is None:
+    """What earlier attempts recorded of the steps that come now: the canary's measure. A probe is to tell, not to refuse."""
+    if arguments.checkpoint is None or arguments.probe is not None:
         return {}
     receipt = find_receipt(layout.checkpoint(arguments.checkpoint))
     by_attempt = None if receipt is None else receipt.facts.get("attempt")
@@ -89,7 +89,7 @@ def _open_records(segment: Segment, files: ExitStack) -> TextIO | None:
     """The attempt's record file, a line at a time; on global rank 0 alone."""
     if dist.get_rank() != 0:
         return None
-    path = segment.layout.metrics(segment.stage.name, segment.attempt)
+    path = segment.records
     path.parent.mkdir(parents=True, exist_ok=True)
     file = files.enter_context(path.open("x", encoding="utf-8", buffering=1))
     for folder in (path.parent, path.parent.parent, segment.layout.root):  # the entries of whatever was made just now
@@ -98,8 +98,8 @@ def _open_records(segment: Segment, files: ExitStack) -> TextIO | None:
 
 
 def _detector(segment: Segment, facts: list[Fact]) -> Detector | None:
-    """The stage's detector as it stood where the segment begins; on global rank 0 alone."""
-    if dist.get_rank() != 0:
+    """The stage's detector as it stood where the segment begins; on global rank 0 alone. It is for checkpoints, and a probe saves none."""
+    if dist.get_rank() != 0 or segment.probe is not None:
         return None
     return detector_at(segment.recipe, segment.layout, facts, segment.stage.name, segment.first_step, segment.checkpoint)
 
@@ -130,6 +130,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--attempt", type=int, required=True)
     parser.add_argument("--first-step", type=int, required=True)
     parser.add_argument("--last-step", type=int, help="save and stop after this step; none: at the stage's end")
+    parser.add_argument("--probe", type=int, help="train the steps again for that incident: records apart, nothing saved")
     parser.add_argument("--checkpoint", help="name of the checkpoint to start from; none: from scratch")
     return parser.parse_args()
 

@@ -5,6 +5,7 @@ Each limit gives a sentence when it is reached, for whoever is asked then. Evide
 """
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from k2.recipe.schema import Recipe
 from k2.run.holdings import HeldCheckpoint
@@ -27,6 +28,10 @@ def reason_to_ask(
         (spikes.mode == "confirm", "the recipe asks about every incident"),
         (incident.kind in spikes.asks_about, f"the recipe asks about every {incident.kind}"),
         (num_rollbacks(facts) >= spikes.max_rollbacks, f"the run has gone back {spikes.max_rollbacks} times, as often as it may"),
+        (
+            rollbacks_of_the_day(facts, incident) >= spikes.max_rollbacks_in_a_day,
+            f"the run has gone back {spikes.max_rollbacks_in_a_day} times within a day, as often as it may",
+        ),
         (rung > spikes.max_rollbacks_in_region, f"{rung - 1} rollbacks in this region did not help"),
         (
             rung >= REMEDY_RUNG and spikes.third_needs_approval,
@@ -67,6 +72,13 @@ def remedy(recipe: Recipe, facts: Sequence[Fact], incident: IncidentOpened, targ
 
 def num_rollbacks(facts: Sequence[Fact]) -> int:
     return sum(isinstance(f, IncidentDecided) and f.action == "rollback" for f in facts)
+
+
+def rollbacks_of_the_day(facts: Sequence[Fact], incident: IncidentOpened) -> int:
+    """How many rollbacks were decided in the 24 hours before the incident was opened, by the ledger's own times."""
+    since = datetime.fromisoformat(incident.at) - timedelta(days=1)
+    decided = [f for f in facts if isinstance(f, IncidentDecided) and f.action == "rollback" and f.incident != incident.incident]
+    return sum(since < datetime.fromisoformat(f.at) <= datetime.fromisoformat(incident.at) for f in decided)
 
 
 def fruitless_cycles(facts: Sequence[Fact], incident: IncidentOpened) -> int:

@@ -89,7 +89,7 @@ class _World:
     """What the stages share: the clock of failures, the ledger, and the books."""
 
     def __init__(self, recipe: Recipe, costs: Costs, hazards: Hazards, rng: np.random.Generator) -> None:
-        self.recipe, self.costs, self.hazards, self.rng = recipe, costs, hazards, rng
+        self.recipe, self.costs, self.hazards, self.rng = _without_days(recipe), costs, hazards, rng
         self.result = Simulated()
         self.facts: list[Fact] = []
         self.attempt = 0
@@ -123,6 +123,12 @@ class _World:
         if self.hazards.mtbf_seconds == NEVER:
             return NEVER
         return self.result.wall + float(self.rng.exponential(self.hazards.mtbf_seconds))
+
+
+def _without_days(recipe: Recipe) -> Recipe:
+    """The recipe without its limit of a day: the facts of a hundred days on paper are written in the same second."""
+    spikes = recipe.spikes.model_copy(update={"max_rollbacks_in_a_day": recipe.spikes.max_rollbacks})
+    return recipe.model_copy(update={"spikes": spikes})
 
 
 class _StageRun:

@@ -132,6 +132,19 @@ def test_rollbacks_that_gain_no_step_end_in_a_question(with_spikes: Callable[...
     assert why_asked(recipe, facts, usual(recipe), opened(4, 299, attempt=4)) is None
 
 
+def test_a_day_with_many_rollbacks_ends_in_a_question(with_spikes: Callable[..., Recipe]) -> None:
+    """Two of different regions in one day are as many as this recipe allows; the next day begins anew."""
+    recipe = with_spikes("max_rollbacks_in_a_day=2", "persistence_steps=4")
+    decisions = [IncidentDecided(at=f"2026-01-01T{hour:02d}:00:00+00:00", incident=hour, action="rollback") for hour in (1, 23)]
+    facts: list[Fact] = [FIRST, *decisions]
+    for moment, reason in (
+        ("2026-01-02T00:59:00+00:00", "the run has gone back 2 times within a day, as often as it may"),
+        ("2026-01-02T01:01:00+00:00", None),
+    ):
+        incident = opened(24, 291).model_copy(update={"at": moment})
+        assert why_asked(recipe, facts, usual(recipe), incident) == reason
+
+
 def test_the_facts_of_a_torn_append_are_not_repeated(with_spikes: Callable[..., Recipe]) -> None:
     recipe = with_spikes("third_needs_approval=false")
     facts = third(recipe)
