@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from flows.device import device_held
 from flows.run import Run
 from k2.launch.local import Evaluator, EvaluatorClosed
+from k2.launch.process import count_cuda_devices
 from k2.launch.seats import Seat, seats
 
 Score = Callable[[Run, str], None]  # of one checkpoint, with the run as the device that took it sees it
@@ -37,7 +38,7 @@ class _Queue:
 def side_by_side(run: Run, names: Iterable[str], score: Score) -> dict[str, str]:
     """Score each checkpoint once, on whichever device is free. Why those failed that did, by name: one that fails holds up no other."""
     queue = _Queue(deque(names))
-    first, *others = seats(run.place, os.environ)
+    first, *others = seats(run.place, os.environ, count_cuda_devices())
     others = others[: max(0, len(queue.names) - 1)]
     with ExitStack() as stack:  # on the way out the evaluators are closed, then their threads are waited for
         threads = stack.enter_context(ThreadPoolExecutor(max(1, len(others)), "evaluating"))

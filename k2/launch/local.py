@@ -19,7 +19,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from k2.launch.command import USUAL_SUPERVISION, Command, Supervision, evaluator_command, mark, trainer_command
-from k2.launch.process import Line, end, find_device, launch
+from k2.launch.process import Line, count_cuda_devices, end, find_device, launch
 from k2.launch.seats import seats
 from k2.launch.strays import end_strays
 from k2.recipe.place import Place
@@ -148,7 +148,7 @@ class Evaluator:
         """The evaluator of the run whose lease is held, on the place's device of that number."""
 
         def command(requests: int, answers: int) -> Command:
-            seat = seats(place, os.environ)[number]
+            seat = seats(place, os.environ, count_cuda_devices())[number]
             return evaluator_command(place, layout, os.environ, requests=requests, answers=answers, seat=seat, lock=lease.descriptor)
 
         return cls(command, layout, lease, number)

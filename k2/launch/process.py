@@ -28,6 +28,11 @@ def find_device(place: Place) -> Device:
     return "cuda" if Path("/dev/nvidiactl").exists() and visible not in ("", "-1") else "cpu"
 
 
+def count_cuda_devices() -> int:
+    """How many NVIDIA devices this machine shows, whatever CUDA_VISIBLE_DEVICES leaves of them."""
+    return sum(path.name.removeprefix("nvidia").isdigit() for path in Path("/dev").glob("nvidia*"))
+
+
 def launch(command: Command, log: Path, inherited: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
     """Start the command in its own session, its output appended to `log`, keeping the `inherited` descriptors open."""
     log.parent.mkdir(parents=True, exist_ok=True)

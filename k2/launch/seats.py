@@ -1,7 +1,7 @@
 """The seats of evaluators: which device each works on, and what it is called by everybody on this machine. Pure."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,30 +23,35 @@ class Seat:
 FIRST_ON_CPU = Seat(0, "cpu", "", "cpu")
 
 
-def seats(place: Place, inherited: Mapping[str, str]) -> tuple[Seat, ...]:
-    """A seat for each device that the place names. A device that is named again gets a further process: `cpu-1` after `cpu`."""
-    return tuple(_seats(place, inherited.get("CUDA_VISIBLE_DEVICES")))
+def seats(place: Place, inherited: Mapping[str, str], cuda_devices: int) -> tuple[Seat, ...]:
+    """A seat for each device that the place names. A device that is named again gets a further process: `cpu-1` after `cpu`.
+
+    `cuda_devices` is how many this machine has. One that is not there is refused: it would fail at whatever it took.
+    """
+    shown = inherited.get("CUDA_VISIBLE_DEVICES")
+    every = [str(index) for index in range(cuda_devices)]
+    visible = every if shown is None or not every else [one.strip() for one in shown.split(",") if one.strip()]
+    return tuple(_seats(place, visible))
 
 
-def _seats(place: Place, visible: str | None) -> Iterator[Seat]:
+def _seats(place: Place, visible: Sequence[str]) -> Iterator[Seat]:
     before: Counter[str] = Counter()
     for number, named in enumerate(place.evaluator_devices):
-        kind, _, index = named.partition(":")
-        one = _visible(named, int(index or 0), visible) if kind == "cuda" else ""
+        one = _visible(named, visible)
         name = f"cuda-{one}" if one else "cpu"
         again = f"-{before[name]}" if before[name] else ""
         before[name] += 1
         yield Seat(number, "cuda" if one else "cpu", one, name + again)
 
 
-def _visible(named: str, index: int, visible: str | None) -> str:
-    """The device's own name: CUDA counts those that are visible."""
-    if visible is None:
-        return str(index)
-    there = [one.strip() for one in visible.split(",") if one.strip()]
-    if index >= len(there):
+def _visible(named: str, visible: Sequence[str]) -> str:
+    """The device's own name: CUDA counts those that are visible. Nothing for the CPU."""
+    if named == "cpu":
+        return ""
+    index = int(named.partition(":")[2] or 0)
+    if index >= len(visible):
         raise ValueError(
-            f"place.evaluator_devices names {named}, but CUDA_VISIBLE_DEVICES = {visible!r} shows {len(there)} devices, counted from 0: "
-            "name one of those, or cpu"
+            f"place.evaluator_devices names {named}, but {len(visible)} CUDA devices are to be seen here, counted from 0 "
+            "(CUDA_VISIBLE_DEVICES may hide some): name one of those, or cpu"
         )
-    return there[index]
+    return visible[index]

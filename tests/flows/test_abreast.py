@@ -49,7 +49,7 @@ def test_a_checkpoint_that_fails_is_told_and_the_others_go_on(tmp_path: Path) ->
     assert said == ["ckpt_002: no space left"]
 
 
-@pytest.mark.parametrize("taken", seats(TWO, {}), ids=lambda seat: seat.name)
+@pytest.mark.parametrize("taken", seats(TWO, {}, 0), ids=lambda seat: seat.name)
 def test_a_device_that_is_taken_is_waited_for_while_there_is_something_to_do(tmp_path: Path, taken: Seat) -> None:
     said, done = list[str](), list[str]()
     with device_held(tmp_path, taken, print):
