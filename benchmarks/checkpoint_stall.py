@@ -2,8 +2,12 @@
 
 A model of 100 MB of weights (300 MB of state) trains on CPU, one thread a rank. Rounds without a save, with one saved beside the
 steps, and with one that the training waits for are taken in turn, so that a slow minute of the machine meets all three. What a save
-costs is the time of its round less that of a round without: the stall and every slowed step are in it. The processor time of the
-training thread says the same on a machine that others use too, but for a core that the writing takes away.
+costs is the time of its round less that of the round without just before it: the stall and every slowed step are in it.
+
+Linux says how long the training thread stood ready while another one had its core. On a machine that others use too, `own` times
+leave that out: they hold what the thread computed and all that it was blocked by (the copy, the interpreter's lock, a page), but not
+a core that the writing takes away, of which there is none as long as a core is left for it. Compare `cost_of_synchronous`, by
+the clock, where the machine was quiet, and `own_cost_of_synchronous` anywhere.
 """
 
 import argparse
@@ -17,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch.distributed as dist
@@ -64,15 +69,29 @@ def measure(asked: argparse.Namespace) -> None:
     rounds = Rounds(recipe, stage, asked.steps, Path(os.environ["K2_STALL_FOLDER"]))
     rounds.none()
     rounds.waited_for()  # the first of everything is slower
-    times: dict[str, list[float]] = {"none": [], "beside": [], "waited_for": []}
-    worked: dict[str, list[float]] = {name: [] for name in times}
+    taken: dict[str, list[Taken]] = {"none": [], "beside": [], "waited_for": []}
     for _ in range(asked.rounds):
-        for name, seconds in times.items():
-            seconds.append(getattr(rounds, name)())
-            worked[name].append(rounds.thread_seconds)
+        for name, rounds_taken in taken.items():
+            rounds_taken.append(getattr(rounds, name)())
     if dist.get_rank() == 0:
-        report(asked, times, worked, rounds)
+        report(asked, taken, rounds)
     dist.destroy_process_group()
+
+
+class Taken(NamedTuple):
+    """The training thread's seconds: by the clock, computing, and without those that it stood ready while its core was another's."""
+
+    clock: float
+    computed: float
+    own: float
+
+    @staticmethod
+    def now() -> "Taken":
+        clock, (ran, queued, _) = time.perf_counter(), map(int, Path("/proc/thread-self/schedstat").read_text().split())
+        return Taken(clock, ran / 1e9, clock - queued / 1e9)
+
+    def less(self, other: "Taken") -> "Taken":
+        return Taken(*(mine - its for mine, its in zip(self, other, strict=True)))
 
 
 class Rounds:
@@ -83,30 +102,29 @@ class Rounds:
         self.saver, self.num_steps, self.folder = Saver(dist.get_rank(), dist.get_world_size()), num_steps, folder
         self.step, self.waited, self.stalls = 0, 0.0, list[float]()
         self.engine.before_update(self._before_update)
-        self.bytes, self.thread_seconds = 0, 0.0
+        self.bytes = 0
 
-    def none(self) -> float:
+    def none(self) -> Taken:
         return self._timed(lambda: None)
 
-    def beside(self) -> float:
+    def beside(self) -> Taken:
         self.waited = 0.0
         took = self._timed(self._begin)
         self.stalls.append(self.waited)
         return took
 
-    def waited_for(self) -> float:
+    def waited_for(self) -> Taken:
         return self._timed(lambda: (self._begin(), self.saver.settle()))
 
-    def _timed(self, save: Callable[[], object]) -> float:
+    def _timed(self, save: Callable[[], object]) -> Taken:
         dist.barrier()
-        began, worked = time.perf_counter(), time.thread_time()
+        began = Taken.now()
         save()
         for _ in range(self.num_steps):
             self.step += 1
             train_step(self.engine, self.recipe, self.stage, self.step, self._read)
         self.saver.settle()
-        took = time.perf_counter() - began
-        self.thread_seconds = time.thread_time() - worked
+        took = Taken.now().less(began)
         dist.barrier()
         if dist.get_rank() == 0:
             for path in self.folder.iterdir():
@@ -132,27 +150,28 @@ class Rounds:
         return np.random.default_rng(step).integers(3, 400, shape).astype(np.uint16)
 
 
-def report(asked: argparse.Namespace, times: dict[str, list[float]], worked: dict[str, list[float]], rounds: Rounds) -> None:
-    """One JSON document, in milliseconds: of each kind the quickest round, the one that the machine disturbed least; all beside it."""
-    none, waited_for, saved_beside = (min(times[name]) for name in ("none", "waited_for", "beside"))
-    synchronous, beside = waited_for - none, saved_beside - none
+def report(asked: argparse.Namespace, taken: dict[str, list[Taken]], rounds: Rounds) -> None:
+    """One JSON document, in milliseconds. A save that is waited for by its quickest round, which the machine disturbed least."""
+    pairs = [beside.less(none) for none, beside in zip(taken["none"], taken["beside"], strict=True)]
+    beside = Taken(*map(statistics.median, zip(*pairs, strict=True)))
+    synchronous = Taken(*map(min, zip(*taken["waited_for"], strict=True))).less(Taken(*map(min, zip(*taken["none"], strict=True))))
     stall = statistics.median(rounds.stalls)
-    thread = statistics.median(worked["beside"]) - statistics.median(worked["none"])
     found = {
         "ranks": asked.ranks,
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "weights_mb": round(rounds.bytes / 3e6, 1),
         "state_mb": round(rounds.bytes / 1e6, 1),
-        "step_ms": round(1000 * none / asked.steps, 1),
-        "synchronous_ms": round(1000 * synchronous, 1),
+        "step_ms": round(1000 * min(t.own for t in taken["none"]) / asked.steps, 1),
+        "synchronous_ms": round(1000 * synchronous.own, 1),
         "stall_ms": round(1000 * stall, 1),
-        "slowed_steps_ms": round(1000 * (beside - stall), 1),
-        "training_thread_cpu_ms": round(1000 * thread, 1),
-        "cost_of_synchronous": round(beside / synchronous, 4),
-        "stall_of_synchronous": round(stall / synchronous, 4),
+        "cost_ms": round(1000 * beside.clock, 1),
+        "own_cost_ms": round(1000 * beside.own, 1),
+        "computed_more_ms": round(1000 * beside.computed, 1),
+        "cost_of_synchronous": round(beside.clock / synchronous.own, 4),
+        "own_cost_of_synchronous": round(beside.own / synchronous.own, 4),
         "goal": GOAL,
-        "rounds_ms": {name: [round(1000 * s) for s in seconds] for name, seconds in times.items()},
+        "own_ms": {name: [round(1000 * t.own) for t in rounds_taken] for name, rounds_taken in taken.items()},
     }
     print(json.dumps(found, indent=1))
 

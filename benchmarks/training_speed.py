@@ -3,7 +3,8 @@
     python benchmarks/training_speed.py [--threads N] [--rounds N]
 
 Both train in this process, turn by turn, so that what else runs on the machine hits both alike; the medians of their steps
-are compared. The plain loop is what one would write by hand: autograd, torch's fused AdamW and its clipping.
+are compared, by the clock and by the processor's time, which others on the machine disturb less. The plain loop is what one would
+write by hand: autograd, torch's fused AdamW and its clipping.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +37,27 @@ SIZES = {
     "a step of half a second and more": (4, 256, 704, 4, 2048, 256, 8, 4),
     "a step of 50 ms": (2, 128, 352, 4, 1024, 64, 8, 4),
 }
+WARMUP_STEPS = 2  # they allocate
+CHUNKS = 20  # of eight steps: as many as a measurement may want
 Read = Callable[[int], NDArray[np.uint16]]
+
+
+class Seconds(NamedTuple):
+    """Of a step: by the clock, and of the processor."""
+
+    clock: float
+    processor: float
+
+    @staticmethod
+    def now() -> "Seconds":
+        return Seconds(time.perf_counter(), time.process_time())
+
+    def since(self, began: "Seconds") -> "Seconds":
+        return Seconds(self.clock - began.clock, self.processor - began.processor)
+
+
+def median(steps: list[Seconds]) -> Seconds:
+    return Seconds(*map(statistics.median, zip(*steps[WARMUP_STEPS:], strict=True)))
 
 
 @dataclass(frozen=True)
@@ -43,22 +65,22 @@ class Result:
     size: str
     parameters: int
     tokens_per_step: int
-    ours_seconds: float
-    plain_seconds: float
+    ours: Seconds
+    plain: Seconds
     loss_difference: float
 
     def line(self) -> str:
-        ours, plain = (self.tokens_per_step / seconds for seconds in (self.ours_seconds, self.plain_seconds))
+        ours, plain = (self.tokens_per_step / seconds.clock for seconds in (self.ours, self.plain))
         return (
-            f"{self.size:<34}{self.parameters:>12,}{1000 * self.plain_seconds:>10.0f} ms{ours:>14,.0f}{plain:>14,.0f}"
-            f"{self.plain_seconds / self.ours_seconds:>9.3f}{self.loss_difference:>12.1e}"
+            f"{self.size:<34}{self.parameters:>12,}{1000 * self.plain.clock:>10.0f} ms{ours:>14,.0f}{plain:>14,.0f}"
+            f"{self.plain.clock / self.ours.clock:>9.3f}{self.plain.processor / self.ours.processor:>11.3f}{self.loss_difference:>12.1e}"
         )
 
 
 def recipe_of(size: str) -> Recipe:
     layers, hidden, ffn, heads, rows, context, batch, micro = SIZES[size]
     model = f"{{layers={layers}, hidden={hidden}, ffn={ffn}, heads={heads}, vocab_rows={rows}}}"
-    stage = {"context": context, "batch_samples": batch, "micro_batch_samples": micro}
+    stage = {"context": context, "batch_samples": batch, "micro_batch_samples": micro, "chunks": CHUNKS}
     return load_recipe(MINI, (f"model={model}", "layout.pipeline=1", *(f"stages.stage1.{key}={value}" for key, value in stage.items())))
 
 
@@ -100,17 +122,16 @@ def compare(size: str, threads: int, rounds: int) -> Result:
     connect(recipe, Place(device="cpu", threads_per_rank=threads))
     read = samples(recipe, stage)
     loops = (ours(recipe, stage, read), plain(recipe, stage, read))
-    seconds: tuple[list[float], list[float]] = ([], [])
+    taken: tuple[list[Seconds], list[Seconds]] = ([], [])
     differences = []
-    for step in range(1, rounds + 3):
+    for step in range(1, rounds + WARMUP_STEPS + 1):
         losses = []
-        for loop, taken in zip(loops, seconds, strict=True):
-            began = time.perf_counter()
+        for loop, steps in zip(loops, taken, strict=True):
+            began = Seconds.now()
             losses.append(loop(step))
-            taken.append(time.perf_counter() - began)
+            steps.append(Seconds.now().since(began))
         differences.append(abs(losses[0] - losses[1]))
-    medians = [statistics.median(taken[2:]) for taken in seconds]  # the first two steps allocate
-    return Result(size, parameters(recipe.model), stage.tokens_per_step, medians[0], medians[1], max(differences))
+    return Result(size, parameters(recipe.model), stage.tokens_per_step, median(taken[0]), median(taken[1]), max(differences))
 
 
 def main() -> None:
@@ -119,8 +140,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     asked = parser.parse_args()
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    print(f"fp32, one rank, {asked.threads} thread(s), torch {torch.__version__}, medians of {asked.rounds} steps, turn by turn")
-    print(f"{'':<34}{'parameters':>12}{'plain step':>13}{'ours tok/s':>14}{'plain tok/s':>14}{'ratio':>9}{'|d loss|':>12}")
+    print(f"fp32, one rank, {asked.threads} thread(s), torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
+    print(f"medians of {asked.rounds} steps, turn by turn")
+    print(f"{'':<34}{'parameters':>12}{'plain step':>13}{'ours tok/s':>14}{'plain tok/s':>14}{'ratio':>9}{'cpu ratio':>11}{'|d loss|':>12}")
     for size in SIZES:
         print(compare(size, asked.threads, asked.rounds).line(), flush=True)
 

@@ -31,6 +31,7 @@ from k2.recipe.schema import Recipe, Stage
 from k2.recipe.world import world_of
 from k2.train.deepspeed_json import deepspeed_json
 from k2.train.faults import declares
+from k2.train.gradients import lay_end_to_end
 from k2.train.optimizer import adamw, parameter_groups
 from k2.train.optimizer_state import OptimizerState
 from k2.train.sharded import ShardedWeights, gathered_by_block, train_sharded
@@ -179,6 +180,7 @@ def _initialize(recipe: Recipe, stage: Stage, backend: Backend) -> Any:
             optimizer=adamw(recipe.optimizer),
             config=deepspeed_json(recipe, stage),
         )
+    lay_end_to_end(engine, recipe.layout)
     sum_copied_gradients(engine, ranks)
     return engine
 
