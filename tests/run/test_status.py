@@ -58,13 +58,20 @@ def test_a_run_that_nobody_drives_is_stopped(recipe: Recipe, created: RunLayout)
 
 def test_an_incident_waits_until_it_is_decided(recipe: Recipe, created: RunLayout) -> None:
     lay_prepared(created, recipe.evaluation.suite)
-    append_facts(created.ledger, started(1), OPENED)
+    append_facts(created.ledger, started(1), OPENED.model_copy(update={"why_asked": "the recipe asks about every incident"}))
     assert state(recipe, created) == "waiting"
     with hold(created):
         assert state(recipe, created) == "waiting"
         append_facts(created.ledger, DECIDED)
         assert state(recipe, created) == "training"
     assert state(recipe, created) == "stopped"
+
+
+def test_an_incident_that_nobody_is_asked_about_is_being_probed(recipe: Recipe, created: RunLayout) -> None:
+    lay_prepared(created, recipe.evaluation.suite)
+    append_facts(created.ledger, started(1), OPENED)
+    with hold(created):
+        assert state(recipe, created) == "training"
 
 
 def test_an_aborted_run_is_done(recipe: Recipe, created: RunLayout) -> None:
