@@ -95,8 +95,10 @@ def receipts(root: Path) -> dict[str, bytes]:
     """Every receipt of what checkpoints are owed, by its path."""
     found = {}
     for kind in ("verified", "exports", "scores", "task_scores"):
-        for path in (root / kind).rglob("receipt.json"):
-            if not any(part.startswith(".") for part in path.relative_to(root).parts):
+        for folder, inside, files in os.walk(root / kind):  # unlike rglob it goes on where a folder is renamed meanwhile
+            inside[:] = [name for name in inside if not name.startswith(".")]
+            if "receipt.json" in files:
+                path = Path(folder, "receipt.json")
                 found[str(path.relative_to(root))] = path.read_bytes()
     return found
 
