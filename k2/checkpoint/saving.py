@@ -24,7 +24,7 @@ from k2.run.receipt import Receipt
 
 RETRY_SECONDS = (0.5, 2.0)  # a full disk may be made room on, a shared one answers again
 _BLOCK = 1 << 20
-_NICENESS = 10  # of the writing thread: where every core computes, it takes what they leave
+_NICENESS = 10  # of the thread once it has copied, for which the training waits: where every core computes, it takes what they leave
 
 
 class NotSaved(AgreedProblem):
@@ -101,13 +101,13 @@ class Saver:
         return flight.sealed
 
     def _work(self, flight: _Flight, state: TrainingState, ready: "torch.cuda.Event | None") -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         try:
             try:
                 self._copy(state, ready)
             finally:
                 flight.copied.set()
+            with contextlib.suppress(OSError, AttributeError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
             measured = _measured(state, self._copies)
             if measured.not_finite:
                 flight.not_finite = _cannot_be_saved(flight.order, measured.not_finite)
