@@ -1,10 +1,15 @@
-"""One call on a GPU machine: parity first, then tokens a second and MFU of the trainer beside other ways to train the same model.
+"""One call on a GPU machine, one table: tokens a second, MFU and first losses of the trainer beside other ways to train one model.
 
-    python benchmarks/gpu.py [--recipe k2_1b] [--micro-batch-samples N] [--steps N] [--device cpu]
+    python benchmarks/gpu.py                                        # k2_1b on one GPU of 80 GB
+    python benchmarks/gpu.py --micro-batch-samples 4                # takes less memory
+    python benchmarks/gpu.py --contestants "ours auto" "plain auto"  # these two only
+    python benchmarks/gpu.py --device cpu --recipe tests/mini.toml   # a rehearsal of the whole without a GPU
 
 Every contestant trains the recipe's first stage in a process of its own: its memory is its own, and one that fails costs a line.
 `ours` is the trainer with each attention code that runs here, and compiled; `plain` a hand-written torch loop with
-fp32 masters; `trainer` Hugging Face's Trainer on its own Llama. Without a CUDA device it says so and ends well.
+fp32 masters; `trainer` Hugging Face's Trainer on its own Llama. MFU is of the device's dense bf16 peak, in two conventions: `12LDS`
+counts attention's products as the whole square, `causal` the half that the mask leaves; a device whose peak is not known gets none.
+Without a CUDA device it says so and ends well. It ends with 1 when first losses differ: then the contestants trained different models.
 """
 
 import argparse
@@ -224,12 +229,15 @@ def table(asked: argparse.Namespace) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="k2_1b")
-    parser.add_argument("--micro-batch-samples", type=int, default=0, help="0: the recipe's")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--timeout", type=int, default=300, help="seconds for one contestant")
-    parser.add_argument("--contestants", nargs="*")
+    parser.add_argument("--recipe", default="k2_1b", help="a recipe's name or file: its model, and its first stage's context (%(default)s)")
+    parser.add_argument("--micro-batch-samples", type=int, default=0, help="four of them make a step (default: the recipe's size)")
+    parser.add_argument(
+        "--steps", type=int, default=10, help=f"measured, after {WARMUP_STEPS} that are not; the median counts (%(default)s)"
+    )
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="(%(default)s)")
+    parser.add_argument("--timeout", type=int, default=300, help="seconds for one contestant (%(default)s)")
+    names = ", ".join(f'"{name}"' for name in CONTESTANTS)
+    parser.add_argument("--contestants", nargs="*", metavar="NAME", help=f"default: {names}")
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.device == "cuda" and not torch.cuda.is_available():

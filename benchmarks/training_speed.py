@@ -35,7 +35,7 @@ from k2.train.step import train_step
 MINI = str(Path(__file__).parents[1] / "tests" / "mini.toml")
 SIZES = {
     "a step of half a second and more": (4, 256, 704, 4, 2048, 256, 8, 4),
-    "a step of 50 ms": (2, 128, 352, 4, 1024, 64, 8, 4),
+    "a step of 50 ms": (2, 128, 352, 4, 1024, 96, 8, 4),
 }
 WARMUP_STEPS = 2  # they allocate
 CHUNKS = 20  # of eight steps: as many as a measurement may want
