@@ -19,6 +19,12 @@ NOTIFY_URL = "K2_NOTIFY_URL"
 _NAME = "k2-spike-notification"
 _EVENTS = "k2.spike.*"
 _PAYLOAD = '{"text": {{ event.payload["text"] | tojson }}, "event": {{ event.event | tojson }}, "run": {{ event.payload["run"] | tojson }}}'
+_CRASHED_NAME, _CRASHED = "k2-silence-notification", "prefect.flow-run.Crashed"
+_CRASHED_PAYLOAD = (
+    '{"text": {{ (event.resource["prefect.resource.name"] ~ " has lost its process, or was silent for too long; '
+    'its training can be resumed with `k2 resume`") | tojson }}, "event": {{ event.event | tojson }}, '
+    '"run": {{ event.resource["prefect.resource.name"] | tojson }}}'
+)
 _LOG = logging.getLogger(__name__)
 
 What = Literal["malignant", "asked", "healed"]
@@ -38,15 +44,20 @@ def tell_spike(layout: RunLayout, what: What, text: str, **numbers: int | float 
 
 
 def register_notification(client: "SyncPrefectClient") -> None:
-    """Bind the webhook of `K2_NOTIFY_URL` to the spike events; unbind it where none is named any more. May be called again."""
-    for automation in client.read_automations_by_name(_NAME):
-        client.delete_automation(automation.id)
+    """Bind the webhook of `K2_NOTIFY_URL` to spikes and to crashed flow runs; unbind it where none is named any more.
+
+    May be called again. A flow run whose heartbeats stay away is crashed by the automation of `flows.deploy`: so silence is told too.
+    """
+    for name in (_NAME, _CRASHED_NAME):
+        for automation in client.read_automations_by_name(name):
+            client.delete_automation(automation.id)
     url = os.environ.get(NOTIFY_URL)
     if url:
-        client.create_automation(_automation(url))
+        client.create_automation(_automation(url, _NAME, _EVENTS, _PAYLOAD))
+        client.create_automation(_automation(url, _CRASHED_NAME, _CRASHED, _CRASHED_PAYLOAD))
 
 
-def _automation(url: str) -> Any:
+def _automation(url: str, name: str, events: str, payload: str) -> Any:
     from uuid import UUID
 
     from prefect.blocks.webhook import Webhook
@@ -59,8 +70,8 @@ def _automation(url: str) -> Any:
         raise ValueError(f"{NOTIFY_URL} = {url!r} is no address: it must begin with http:// or https://")
     block = Webhook(method="POST", url=SecretStr(url), headers=SecretDict({"content-type": "application/json"}))
     document = block.save(_NAME, overwrite=True)
-    call = CallWebhook(block_document_id=UUID(str(document)), payload=_PAYLOAD)
-    trigger = EventTrigger(expect={_EVENTS}, posture=Posture.Reactive, threshold=1)
+    call = CallWebhook(block_document_id=UUID(str(document)), payload=payload)
+    trigger = EventTrigger(expect={events}, posture=Posture.Reactive, threshold=1)
     return AutomationCore(
-        name=_NAME, description=f"Posts every {_EVENTS} event to the address in {NOTIFY_URL}.", trigger=trigger, actions=[call]
+        name=name, description=f"Posts every {events} event to the address in {NOTIFY_URL}.", trigger=trigger, actions=[call]
     )

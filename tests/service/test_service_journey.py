@@ -92,6 +92,11 @@ class Listener(BaseHTTPRequestHandler):
         """Silent."""
 
 
+def told(event: str) -> list[dict[str, str]]:
+    """What the webhook was told of this event."""
+    return [said for said in Listener.heard if said["event"] == event]
+
+
 @pytest.fixture(scope="module")
 def webhook() -> Iterator[str]:
     with HTTPServer(("127.0.0.1", 0), Listener) as server:
@@ -158,8 +163,21 @@ let_prefect_finish()
 
 def test_a_spike_is_notified_of_by_an_automation(site: Site) -> None:
     subprocess.run([sys.executable, "-c", TELL], env=os.environ | {"PREFECT_API_URL": site.service.api_url}, check=True)
-    until(lambda: Listener.heard, 60)
-    assert Listener.heard == [{"text": 'mini: a "malignant" spike', "event": "k2.spike.malignant", "run": "mini"}]
+    until(lambda: told("k2.spike.malignant"), 60)
+    assert told("k2.spike.malignant") == [{"text": 'mini: a "malignant" spike', "event": "k2.spike.malignant", "run": "mini"}]
+
+
+def test_a_flow_run_that_lost_its_process_is_notified_of(site: Site) -> None:
+    """As the automation for silent flow runs marks it: no heartbeat, and the state is set from outside."""
+    deployment = site.ask("/deployments/name/greet/greet")["id"]
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}
+    run = site.ask(f"/deployments/{deployment}/create_flow_run", {"name": "silent", "state": state})["id"]
+    for kind in ("RUNNING", "CRASHED"):
+        site.ask(f"/flow_runs/{run}/set_state", {"state": {"type": kind, "name": kind.capitalize()}, "force": True})
+    until(lambda: told("prefect.flow-run.Crashed"), 60)
+    [said] = told("prefect.flow-run.Crashed")
+    assert said["run"] == "silent"
+    assert "can be resumed with `k2 resume`" in said["text"]
 
 
 def test_a_second_up_reports_the_first(site: Site) -> None:
