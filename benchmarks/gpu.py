@@ -6,15 +6,17 @@
     python benchmarks/gpu.py --device cpu --recipe tests/mini.toml   # a rehearsal of the whole without a GPU
 
 Every contestant trains the recipe's first stage in a process of its own: its memory is its own, and one that fails costs a line.
-`ours` is the trainer with each attention code that runs here, and compiled; `plain` a hand-written torch loop with
-fp32 masters; `trainer` Hugging Face's Trainer on its own Llama. MFU is of the device's dense bf16 peak, in two conventions: `12LDS`
-counts attention's products as the whole square, `causal` the half that the mask leaves; a device whose peak is not known gets none.
+`ours` is the trainer with each attention code that runs here, and compiled; `plain` a hand-written torch loop with fp32 masters,
+and compiled; `trainer` Hugging Face's Trainer on its own Llama. MFU is of the device's dense bf16 peak, in two conventions:
+`12LDS` counts attention's products as the whole square, `causal` the half that the mask leaves; a device whose peak is not known
+gets none. What one large product reaches of the peak stands above them: no training reaches more.
 Without a CUDA device it says so and ends well. It ends with 1 when first losses differ: then the contestants trained different models.
 """
 
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -30,7 +32,7 @@ from k2.model.backend import choose_backend, this_machine
 from k2.model.count import parameters
 from k2.model.layers import build_plain, weights_of
 from k2.model.llama import mean_loss, next_tokens
-from k2.model.peak import UnknownPeak, utilization
+from k2.model.peak import UnknownPeak, peak_tflops, utilization
 from k2.recipe.load import load_recipe
 from k2.recipe.place import Place
 from k2.recipe.schema import Recipe, Stage
@@ -38,9 +40,10 @@ from k2.train.engine import Engine, connect
 from k2.train.optimizer import adamw, parameter_groups
 from k2.train.step import train_step
 
-CONTESTANTS = ("ours sdpa", "ours cudnn", "ours flash", "ours auto compiled", "plain auto", "trainer sdpa")
+CONTESTANTS = ("ours sdpa", "ours cudnn", "ours flash", "ours auto compiled", "plain auto", "plain auto compiled", "trainer sdpa")
 WARMUP_STEPS = 3
-PARITY_NATS = 2e-2  # between first losses: the same weights, bf16 in another order, and the Trainer shuffles its rows
+PRODUCT_ROWS = 8192  # of the square matrices whose product shows what the device can do
+PARITY_NATS = 5e-3  # between first losses: the same weights and rows, bf16 in another order
 Train = Callable[[int], float]
 
 
@@ -54,11 +57,12 @@ class Measured:
 def recipe_of(asked: argparse.Namespace) -> Recipe:
     """The asked recipe on one rank, with four micro-batches a step."""
     name, micro = asked.recipe, asked.micro_batch_samples
-    recipe = load_recipe(name, ("layout.pipeline=1", "layout.data=1", 'layout.precision="bf16"'))
+    alone = ("layout.pipeline=1", "layout.data=1", 'layout.precision="bf16"', *asked.set)
+    recipe = load_recipe(name, alone)
     micro = micro or recipe.stages[0].micro_batch_samples
     stage = f"stages.{recipe.stages[0].name}"
     sizes = (f"{stage}.micro_batch_samples={micro}", f"{stage}.batch_samples={4 * micro}")
-    return load_recipe(name, ("layout.pipeline=1", "layout.data=1", 'layout.precision="bf16"', *sizes))
+    return load_recipe(name, (*alone, *sizes))
 
 
 def rows_of(recipe: Recipe, stage: Stage, step: int) -> np.ndarray:
@@ -77,6 +81,9 @@ def plain(recipe: Recipe, stage: Stage, place: Place) -> Train:
     model = build_plain(recipe.model, stage.rope_base, recipe.seed, backend=backend).to(device)
     masters = [torch.nn.Parameter(p.detach().clone()) for p in model.parameters()]
     model.bfloat16()
+    if place.compile_layers:
+        for layer in model.layers:
+            layer.compile()
     optimizer = adamw(recipe.optimizer)(parameter_groups(masters, recipe.optimizer.weight_decay))
     weights = list(model.parameters())
 
@@ -154,6 +161,7 @@ def trainer(recipe: Recipe, stage: Stage, place: Place, steps: int) -> Measured:
             max_grad_norm=recipe.optimizer.clip,
             logging_steps=1,
             report_to=[],
+            train_sampling_strategy="sequential",  # the rows in our order: the first losses are of the same ones
             save_strategy="no",
             disable_tqdm=True,
         )
@@ -184,15 +192,46 @@ def contest(name: str, asked: argparse.Namespace) -> Measured:
 def contest_apart(name: str, asked: argparse.Namespace) -> Measured | str:
     """One contestant in a process of its own: what it measured, or why it could not."""
     argv = [sys.executable, __file__, "--contestant", name, "--recipe", asked.recipe, "--device", asked.device, "--steps", str(asked.steps)]
-    argv += ["--micro-batch-samples", str(asked.micro_batch_samples)]
+    argv += ["--micro-batch-samples", str(asked.micro_batch_samples), *(f"--set={change}" for change in asked.set)]
     try:
         ran = subprocess.run(argv, capture_output=True, text=True, timeout=asked.timeout, check=False)
     except subprocess.TimeoutExpired:
         return f"not within {asked.timeout} s"
     lines = ran.stdout.strip().splitlines()
     if ran.returncode or not lines:
-        return (ran.stderr.strip().splitlines() or ["no word"])[-1][:90]
+        return said(ran.stderr)
     return Measured(**json.loads(lines[-1]))
+
+
+def said(stderr: str) -> str:
+    """The last word of one that failed, without the rank's number that torch puts before it."""
+    lines = [line.removeprefix("[rank0]: ") for line in stderr.strip().splitlines()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+    return (errors or lines or ["no word"])[-1]
+
+
+def product_tflops(device: str) -> float:
+    """What the device computes of one large bfloat16 product over and over."""
+    left, right = (torch.randn(PRODUCT_ROWS, PRODUCT_ROWS, device=device, dtype=torch.bfloat16) for _ in range(2))
+    seconds = []
+    for _ in range(WARMUP_STEPS + 10):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(10):
+            torch.mm(left, right)
+        torch.cuda.synchronize()
+        seconds.append((time.perf_counter() - began) / 10)
+    return float(2 * PRODUCT_ROWS**3 / statistics.median(seconds[WARMUP_STEPS:]) / 1e12)
+
+
+def device_line(device: str, device_name: str) -> str:
+    """What the device can do, as its maker says and as it does."""
+    try:
+        peak = peak_tflops(device_name)
+    except UnknownPeak as unknown:
+        return str(unknown)
+    reached = product_tflops(device)
+    return f"peak {peak:,.0f} TFLOP/s dense bf16; its own product of {PRODUCT_ROWS} rows reaches {reached:,.0f}, {reached / peak:.1%}"
 
 
 def line(name: str, measured: Measured | str, recipe: Recipe, device_name: str) -> str:
@@ -206,7 +245,8 @@ def line(name: str, measured: Measured | str, recipe: Recipe, device_name: str) 
     except UnknownPeak:
         mfu = f"{'unknown':>9}{'unknown':>9}"
     speed = f"{rate:>12,.0f}{1000 * measured.seconds_per_step:>10,.0f}"
-    return f"{name:<22}{speed}{mfu}{measured.peak_bytes / 1e9:>9.1f}{measured.first_loss:>10.4f}"
+    memory = f"{measured.peak_bytes / 1e9:>9.1f}" if measured.peak_bytes else f"{'-':>9}"
+    return f"{name:<22}{speed}{mfu}{memory}{measured.first_loss:>10.4f}"
 
 
 def table(asked: argparse.Namespace) -> bool:
@@ -218,6 +258,7 @@ def table(asked: argparse.Namespace) -> bool:
         f"{recipe.name}: {parameters(recipe.model):,} parameters, {stage.context} positions, {count} micro-batches of "
         f"{stage.micro_batch_samples}, bf16 with fp32 masters, on {device_name}, torch {torch.__version__}"
     )
+    print(device_line(asked.device, device_name))
     print(f"{'':<22}{'tokens/s':>12}{'ms/step':>10}{'12LDS':>9}{'causal':>9}{'peak GB':>9}{'loss 1':>10}")
     losses = []
     for name in asked.contestants or CONTESTANTS:
@@ -230,6 +271,7 @@ def table(asked: argparse.Namespace) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="k2_1b", help="a recipe's name or file: its model, and its first stage's context (%(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a field of the recipe, as in `k2 run`")
     parser.add_argument("--micro-batch-samples", type=int, default=0, help="four of them make a step (default: the recipe's size)")
     parser.add_argument(
         "--steps", type=int, default=10, help=f"measured, after {WARMUP_STEPS} that are not; the median counts (%(default)s)"
