@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8, help="samples of 32 tokens a step")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4, help="of a round: long enough that the save has ended")
+    parser.add_argument("--steps", type=int, default=6, help="of a round: enough that the save has ended (`too_short_ms`)")
     parser.add_argument("--folder", type=Path, help="where to save (default: the system's folder for temporary files)")
     asked = parser.parse_args()
     if "RANK" in os.environ:
@@ -95,14 +95,18 @@ class Taken(NamedTuple):
 
 
 class Rounds:
-    """Rounds of steps on one engine, each followed by a barrier. `stalls` holds what the training thread waited in each save beside."""
+    """Rounds of steps on one engine, each followed by a barrier.
+
+    `stalls` holds what the training thread waited in each save beside, `settlings` what it waited at the round's end for one that had
+    not ended: a round that is too short, which training up to the next checkpoint is not.
+    """
 
     def __init__(self, recipe: Recipe, stage: Stage, num_steps: int, folder: Path) -> None:
         self.engine, self.recipe, self.stage = Engine(recipe, stage), recipe, stage
         self.saver, self.num_steps, self.folder = Saver(dist.get_rank(), dist.get_world_size()), num_steps, folder
         self.step, self.waited, self.stalls = 0, 0.0, list[float]()
         self.engine.before_update(self._before_update)
-        self.bytes = 0
+        self.bytes, self.settling, self.settlings, self.saves = 0, 0.0, list[float](), list[float]()
 
     def none(self) -> Taken:
         return self._timed(lambda: None)
@@ -111,10 +115,11 @@ class Rounds:
         self.waited = 0.0
         took = self._timed(self._begin)
         self.stalls.append(self.waited)
+        self.settlings.append(self.settling)
         return took
 
     def waited_for(self) -> Taken:
-        return self._timed(lambda: (self._begin(), self.saver.settle()))
+        return self._timed(self._save_and_wait)
 
     def _timed(self, save: Callable[[], object]) -> Taken:
         dist.barrier()
@@ -123,8 +128,10 @@ class Rounds:
         for _ in range(self.num_steps):
             self.step += 1
             train_step(self.engine, self.recipe, self.stage, self.step, self._read)
+        trained = time.perf_counter()
         self.saver.settle()
         took = Taken.now().less(began)
+        self.settling = time.perf_counter() - trained
         dist.barrier()
         if dist.get_rank() == 0:
             for path in self.folder.iterdir():
@@ -132,6 +139,12 @@ class Rounds:
                 shutil.rmtree(path)
         os.sync()  # what is left to the disk is not the next round's
         return took
+
+    def _save_and_wait(self) -> None:
+        began = time.perf_counter()
+        self._begin()
+        self.saver.settle()
+        self.saves.append(time.perf_counter() - began)
 
     def _begin(self) -> None:
         began = time.perf_counter()
@@ -151,11 +164,10 @@ class Rounds:
 
 
 def report(asked: argparse.Namespace, taken: dict[str, list[Taken]], rounds: Rounds) -> None:
-    """One JSON document, in milliseconds. A save that is waited for by its quickest round, which the machine disturbed least."""
+    """One JSON document, in milliseconds. Of the saves that were waited for the quickest counts, which the machine disturbed least."""
     pairs = [beside.less(none) for none, beside in zip(taken["none"], taken["beside"], strict=True)]
     beside = Taken(*map(statistics.median, zip(*pairs, strict=True)))
-    synchronous = Taken(*map(min, zip(*taken["waited_for"], strict=True))).less(Taken(*map(min, zip(*taken["none"], strict=True))))
-    stall = statistics.median(rounds.stalls)
+    synchronous, stall = min(rounds.saves), statistics.median(rounds.stalls)
     found = {
         "ranks": asked.ranks,
         "cores": os.cpu_count(),
@@ -163,13 +175,15 @@ def report(asked: argparse.Namespace, taken: dict[str, list[Taken]], rounds: Rou
         "weights_mb": round(rounds.bytes / 3e6, 1),
         "state_mb": round(rounds.bytes / 1e6, 1),
         "step_ms": round(1000 * min(t.own for t in taken["none"]) / asked.steps, 1),
-        "synchronous_ms": round(1000 * synchronous.own, 1),
+        "synchronous_ms": round(1000 * synchronous, 1),
+        "all_synchronous_ms": [round(1000 * seconds) for seconds in rounds.saves],
         "stall_ms": round(1000 * stall, 1),
+        "too_short_ms": [round(1000 * seconds) for seconds in rounds.settlings],
         "cost_ms": round(1000 * beside.clock, 1),
         "own_cost_ms": round(1000 * beside.own, 1),
         "computed_more_ms": round(1000 * beside.computed, 1),
-        "cost_of_synchronous": round(beside.clock / synchronous.own, 4),
-        "own_cost_of_synchronous": round(beside.own / synchronous.own, 4),
+        "cost_of_synchronous": round(beside.clock / synchronous, 4),
+        "own_cost_of_synchronous": round(beside.own / synchronous, 4),
         "goal": GOAL,
         "own_ms": {name: [round(1000 * t.own) for t in rounds_taken] for name, rounds_taken in taken.items()},
     }
