@@ -12,7 +12,17 @@ from k2.recipe.load import load_recipe
 from k2.recipe.schema import Recipe
 from k2.run.goodput import CAUSES, booked_seconds, goodput
 from k2.run.layout import RunLayout
-from k2.run.ledger import AttemptEnded, AttemptStarted, DutyFailed, Fact, IncidentClosed, IncidentDecided, IncidentOpened, RunCreated
+from k2.run.ledger import (
+    AttemptEnded,
+    AttemptStarted,
+    DutyFailed,
+    Fact,
+    IncidentClosed,
+    IncidentDecided,
+    IncidentOpened,
+    ReplayProbed,
+    RunCreated,
+)
 from k2.run.records import StepRecord, all_branches
 
 
@@ -60,6 +70,18 @@ def test_ranks_that_leave_when_the_last_checkpoint_is_there_save_no_more(recipe:
     assert booked(facts, layout, recipe) == {"productive": 8, "ckpt_stall": 1, "other": 3}
     facts[-1] = ended.model_copy(update={"saved_at": 1_000_000 + 99})  # the clock of the disk's host is another
     assert booked(facts, layout, recipe) == {"productive": 8, "ckpt_stall": 4}
+
+
+def test_a_probe_is_the_spikes_and_no_wait_for_a_human(recipe: Recipe, layout: RunLayout) -> None:
+    facts: list[Fact] = [
+        CREATED,
+        AttemptStarted(at=at(0), attempt=1, stage="stage1", checkpoint=None, first_step=1),
+        AttemptEnded(at=at(4), attempt=1, outcome="stopped", exit_code=0),
+        IncidentOpened(at=at(4), incident=1, stage="stage1", attempt=1, kind="malignant.long", onset_step=1, verdict_step=2),
+        ReplayProbed(at=at(9), incident=1, checkpoint=None, reproduced=True),
+    ]
+    write(layout, 1, (1, 2), (2, 4))
+    assert booked(facts, layout, recipe) == {"productive": 4, "rework_spike": 5}
 
 
 def test_what_a_crash_lost_is_booked_to_it(recipe: Recipe, layout: RunLayout) -> None:

@@ -20,7 +20,7 @@ from k2.run.plan import Ask, Heal, next_action
 from k2.run.tempering import Temper, temper_at, tempered
 from k2.watch.event import Kind
 from k2.watch.policy import answer, answer_opened, decide, why_asked
-from k2.watch.probe import probed, wanted_probe
+from k2.watch.probe import not_probed, probed, wanted_probe
 
 
 def opened(number: int, onset: int, *, kind: Kind = "malignant.long", attempt: int = 1) -> IncidentOpened:
@@ -185,6 +185,24 @@ def test_a_spike_that_does_not_come_back_costs_no_data(with_spikes: Callable[...
     assert (decision.checkpoint, decision.data) == ("rescue_stage1_000270", "none")
     assert isinstance(next_action(recipe, [*facts, innocent, decision], usual(recipe)), Heal)
     assert probed(recipe, incident, probe, {291: float("nan")}).reproduced
+
+
+def test_a_probe_says_where_the_replay_went_another_way(with_spikes: Callable[..., Recipe]) -> None:
+    recipe = with_spikes("probe=true")
+    facts: list[Fact] = [FIRST, *answer(recipe, [FIRST], usual(recipe), event(291, 302))]
+    incident = facts[1]
+    assert isinstance(incident, IncidentOpened)
+    probe = wanted_probe(recipe, facts, usual(recipe), incident)
+    assert probe is not None
+    recorded = {step: 4.4 + 2.0 * (step >= 291) for step in range(271, 303)}
+    innocent = probed(recipe, incident, probe, {step: 4.4001 for step in range(271, 296)}, recorded)
+    assert (innocent.reproduced, innocent.differs_at) == (False, 291)  # other devices agree to a thousandth
+    assert "step 291" in innocent.why
+    again = probed(recipe, incident, probe, {step: recorded[step] for step in range(271, 296)}, recorded)
+    assert (again.reproduced, again.differs_at) == (True, None)
+    failed = not_probed(incident, probe, "the probe ended with exit code 1")
+    answers = answer_opened(recipe, [*facts, failed], usual(recipe), incident)
+    assert [f.fact for f in answers] == ["steps_skipped", "incident_decided"]  # as without a probe
 
 
 def test_no_probe_where_it_could_not_tell(with_spikes: Callable[..., Recipe]) -> None:
