@@ -1,4 +1,17 @@
-"""What DeepSpeed does silently by default, seen from outside of the engine on two ranks."""
+"""What DeepSpeed does silently by default, seen from outside of the engine on two ranks.
+
+Traps whose tests are elsewhere. For each the guard was taken away once by hand, and the test failed:
+
+| trap | guard | test |
+|---|---|---|
+| boundaries sliced beside SP | deepspeed_json: pipe_partitioned | test_deepspeed_json: test_what_is_wrong_by_default_is_set |
+| ZeRO 0 clips by one stage's norm | deepspeed_json: zero_optimization | test_deepspeed_json: test_what_is_wrong_by_default_is_set |
+| micro-batches add up in bf16 | deepspeed_json: data_types | test_deepspeed_json: test_bf16_accumulates_gradients_in_fp32 |
+| copied norms drift apart over tensor ranks | tensor: _sum_together | test_parity: its scenarios no longer resume to the same bits |
+| reentrant recomputation | llama: checkpoint(use_reentrant=False); deepspeed_json | test_untouched_deepspeed: test_nothing_of_it_is_used |
+| loading without `latest` starts from scratch | engine: restore reads our shards | test_untouched_deepspeed: test_nothing_of_it_is_used |
+| universal loading bypasses safe reading | deepspeed_json: load_universal | test_untouched_deepspeed: test_nothing_of_it_is_used |
+"""
 
 import json
 
