@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from k2.recipe.part import Part
+from k2.recipe.part import Part, is_later_default
 from k2.recipe.place import Place
 from k2.recipe.schema import Recipe
 
@@ -44,7 +44,10 @@ def load_place(path: str) -> Place:
 
 
 def digest(recipe: Recipe) -> str:
-    """SHA-256 over the canonical JSON of every field, defaults included: the run's identity."""
+    """SHA-256 over the canonical JSON of every field, defaults included: the run's identity.
+
+    A field that came later (`k2.recipe.part.LATER`) is left out while it has its default, so that a run from before it is still itself.
+    """
     return hashlib.sha256(_canonical(recipe).encode()).hexdigest()
 
 
@@ -66,7 +69,17 @@ def to_toml(part: Part) -> str:
 
 
 def _canonical(recipe: Recipe) -> str:
-    return json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return json.dumps(_identity(recipe, recipe.model_dump(mode="json")), sort_keys=True, separators=(",", ":"))
+
+
+def _identity(value: Any, dumped: Any) -> Any:
+    """The dumped value without the later fields that say nothing new."""
+    if isinstance(value, BaseModel):
+        said = {name: getattr(value, name) for name, field in type(value).model_fields.items() if not is_later_default(field, value, name)}
+        return {name: _identity(one, dumped[name]) for name, one in said.items()}
+    if isinstance(value, tuple):
+        return [_identity(one, of_it) for one, of_it in zip(value, dumped, strict=True)]
+    return dumped
 
 
 def _read(name_or_path: str) -> tuple[str, str]:

@@ -3,7 +3,8 @@
 import math
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic.fields import FieldInfo
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Count = Annotated[int, Field(ge=1, le=10**15)]
@@ -12,10 +13,18 @@ Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
+LATER: dict[str, JsonValue] = {"later": True}  # `json_schema_extra` of every field that is added once runs exist; it must have a default
+
+
 class Part(BaseModel):
     """A frozen piece of a recipe. An unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def is_later_default(field: FieldInfo, part: BaseModel, name: str) -> bool:
+    """Whether the field came later, and has the value that every run before it had."""
+    return field.json_schema_extra == LATER and getattr(part, name) == field.get_default(call_default_factory=True)
 
 
 def divides(name: str, value: int, divisor_name: str, divisor: int) -> None:

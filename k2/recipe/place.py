@@ -1,6 +1,6 @@
 """The place: where a run happens. It never changes what is trained, nor the recipe's digest."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -52,6 +52,14 @@ class Place(Part):
     engine_address: str | None = Field(
         default=None, description="of the Dask scheduler or the Ray cluster; when not given, one is started here"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_runs_have_written_it(cls, document: Any) -> Any:
+        """A run keeps its place in full: one from before evaluations had several devices names the one."""
+        if isinstance(document, dict) and "evaluator_device" in document and "evaluator_devices" not in document:
+            return {k: v for k, v in document.items() if k != "evaluator_device"} | {"evaluator_devices": [document["evaluator_device"]]}
+        return document
 
     @model_validator(mode="after")
     def _address_has_an_effect(self) -> Self:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from k2.recipe.part import Count, Fraction, Part, Positive
+from k2.recipe.part import LATER, Count, Fraction, Part, Positive
 
 Shift = Literal["chunk", "schedule"]
 Malignant = Literal["malignant.long", "malignant.train", "malignant.creep", "nonfinite", "bad_resume"]
@@ -73,7 +73,9 @@ class Spikes(Part):
     max_rollbacks_in_region: Annotated[int, Field(ge=0)] = Field(default=3, description="the 104B and Marin: three attempts never helped")
     max_rollbacks: Annotated[int, Field(ge=0)] = Field(default=10, description="of a run; then it stops and asks")
     max_rollbacks_in_a_day: Annotated[int, Field(ge=0)] = Field(
-        default=6, description="of 24 hours before the incident; more is an epidemic, and somebody must look (4.2)"
+        default=6,
+        description="of 24 hours before the incident; more is an epidemic, and somebody must look (4.2)",
+        json_schema_extra=LATER,
     )
     max_fruitless_cycles: Count = Field(default=3, description="rollbacks in a row without a new highest accepted step; then it asks")
     asks_about: tuple[Malignant, ...] = Field(default=("malignant.creep",), description="kinds that a policy never answers alone (4.1)")
