@@ -40,6 +40,8 @@ def measured(recipe: Recipe, facts: list[Fact], branches: Branches) -> tuple[Cos
     stage = recipe.stages[0]
     started = [fact for fact in facts if isinstance(fact, AttemptStarted)]
     ended = {fact.attempt: fact for fact in facts if isinstance(fact, AttemptEnded)}
+    if crashed := [fact.attempt for fact in started if not branches.get(fact.attempt) or ended[fact.attempt].outcome == "crashed"]:
+        sys.exit(f"attempt {crashed[0]} crashed: a run that is compared must have nothing but spikes")
     pairs = [pair for branch in branches.values() for pair in pairwise(branch)]
     gaps = [(b.at - b.seconds - a.at, due_checkpoint(recipe, stage, a.step, trained=True) is not None) for a, b in pairs]
     between = fmean(gap for gap, saved in gaps if not saved)

@@ -48,7 +48,7 @@ def bucket(client, files):
 
 @pytest.fixture
 def repository(hub, files):
-    from hub_server import StoredFile, StoredRepository
+    from hub_store import StoredFile, StoredRepository
 
     tree = {f"corpus/{name}": StoredFile(content, large=not name.endswith(".py")) for name, content in files.items()}
     hub.repositories["llm/corpus"] = StoredRepository({"c0ffee": tree}, {"main": "c0ffee"})

@@ -17,6 +17,15 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     here.end()
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Machine]:
+    """Another empty folder, where neither the texts nor the first one's runs are."""
+    there = Machine(tmp_path / "elsewhere")
+    there.root.mkdir()
+    yield there
+    there.end()
+
+
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A folder with the unbroken run `mini` in it, run once for all journeys; look, do not touch."""

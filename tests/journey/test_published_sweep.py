@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,14 +16,6 @@ from k2.run.receipt import RECEIPT
 pytestmark = pytest.mark.slow
 BUCKET, S3, HUB = "k2-sweep", "s3://k2-sweep/models/mini", "hf://k2-team/mini"
 Rows = dict[tuple[str, str, str], float]
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Machine]:
-    there = Machine(tmp_path / "elsewhere")
-    there.root.mkdir()
-    yield there
-    there.end()
 
 
 def scores(machine: Machine, what: str, *more: str) -> Rows:

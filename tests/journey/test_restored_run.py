@@ -1,7 +1,6 @@
 """A published checkpoint in somebody else's hands: from a real S3 server into an empty directory, and it trains on to the same losses."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,6 @@ from k2.run.receipt import Receipt
 
 pytestmark = pytest.mark.slow
 BUCKET, TARGET = "k2-journey", "s3://k2-journey/models/mini"
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Machine]:
-    """Another empty directory, where the texts are not."""
-    there = Machine(tmp_path / "elsewhere")
-    there.root.mkdir()
-    yield there
-    there.end()
 
 
 def published(client: Any) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from k2.run.plan import Ask, Heal, next_action
 from k2.run.tempering import Temper, temper_at, tempered
 from k2.watch.event import Kind
 from k2.watch.policy import answer, answer_opened, decide, why_asked
-from k2.watch.probe import not_probed, probed, wanted_probe
+from k2.watch.probe import Probe, not_probed, probed, wanted_probe
 
 
 def opened(number: int, onset: int, *, kind: Kind = "malignant.long", attempt: int = 1) -> IncidentOpened:
@@ -153,6 +153,15 @@ def test_the_facts_of_a_torn_append_are_not_repeated(with_spikes: Callable[..., 
     assert [f.fact for f in decide(recipe, torn, usual(recipe), 3, "rollback")] == ["incident_decided"]
 
 
+def waiting_for_its_probe(recipe: Recipe) -> tuple[list[Fact], IncidentOpened, Probe]:
+    facts: list[Fact] = [FIRST, *answer(recipe, [FIRST], usual(recipe), event(291, 302))]
+    incident = facts[1]
+    assert isinstance(incident, IncidentOpened)
+    probe = wanted_probe(recipe, facts, usual(recipe), incident)
+    assert probe is not None
+    return facts, incident, probe
+
+
 def test_a_probe_comes_before_the_answer_and_asks_for_the_same_data(with_spikes: Callable[..., Recipe]) -> None:
     recipe = with_spikes("probe=true")
     facts: list[Fact] = [FIRST, *answer(recipe, [FIRST], usual(recipe), event(291, 302))]
@@ -172,11 +181,7 @@ def test_a_probe_comes_before_the_answer_and_asks_for_the_same_data(with_spikes:
 
 def test_a_spike_that_does_not_come_back_costs_no_data(with_spikes: Callable[..., Recipe]) -> None:
     recipe = with_spikes("probe=true")
-    facts: list[Fact] = [FIRST, *answer(recipe, [FIRST], usual(recipe), event(291, 302))]
-    incident = facts[1]
-    assert isinstance(incident, IncidentOpened)
-    probe = wanted_probe(recipe, facts, usual(recipe), incident)
-    assert probe is not None
+    facts, incident, probe = waiting_for_its_probe(recipe)
     innocent = probed(recipe, incident, probe, {step: 4.4 for step in range(271, 296)})
     assert isinstance(innocent, ReplayProbed)
     assert not innocent.reproduced
@@ -189,11 +194,7 @@ def test_a_spike_that_does_not_come_back_costs_no_data(with_spikes: Callable[...
 
 def test_a_probe_says_where_the_replay_went_another_way(with_spikes: Callable[..., Recipe]) -> None:
     recipe = with_spikes("probe=true")
-    facts: list[Fact] = [FIRST, *answer(recipe, [FIRST], usual(recipe), event(291, 302))]
-    incident = facts[1]
-    assert isinstance(incident, IncidentOpened)
-    probe = wanted_probe(recipe, facts, usual(recipe), incident)
-    assert probe is not None
+    facts, incident, probe = waiting_for_its_probe(recipe)
     recorded = {step: 4.4 + 2.0 * (step >= 291) for step in range(271, 303)}
     innocent = probed(recipe, incident, probe, {step: 4.4001 for step in range(271, 296)}, recorded)
     assert (innocent.reproduced, innocent.differs_at) == (False, 291)  # other devices agree to a thousandth
