@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from flows.device import device_held
 from flows.run import Run
-from k2.launch.local import Evaluator, EvaluatorClosed
+from k2.launch.evaluator import Evaluator, EvaluatorClosed
 from k2.launch.process import count_cuda_devices
 from k2.launch.seats import Seat, seats
 

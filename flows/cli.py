@@ -114,6 +114,11 @@ def _add_run_commands(commands: Commands) -> None:
     resume.add_argument("run")
     resume.add_argument("--world", metavar="W", help="go on with other ranks than before, as pp2dp1tp1 (and mb4 for the micro-batch)")
     resume.add_argument("--ui", action="store_true", help="serve the Prefect UI on loopback while the run lasts")
+    join = command(commands, "join", "train along on another host, as a node of a run whose place has several", "runs.join")
+    join.add_argument("run", help="its directory, which all hosts share")
+    join.add_argument(
+        "--node", type=int, required=True, metavar="K", help="which one this host is, from 1; node 0 is where the run is driven"
+    )
     for name, words in (
         ("status", "say where a run stands"),
         ("stop", "ask the trainer to finish its step, save and end"),

@@ -9,7 +9,7 @@ import threading
 
 from flows.credentials import credentials_of
 from flows.run import Run
-from k2.launch.local import EvaluatorClosed
+from k2.launch.evaluator import EvaluatorClosed
 from k2.run.durable import durable_folder, sweep, write_durably
 from k2.run.layout import KeptLayout
 from k2.run.ledger import Fact, IncidentClosed, IncidentOpened

@@ -7,6 +7,7 @@ that follows from it, in one append. Killed in the middle it has left nothing th
 import time
 from collections.abc import Callable
 
+from flows.nodes import Nodes
 from flows.run import Run
 from k2.launch.local import Trainer
 from k2.launch.pulse import Pulse
@@ -52,10 +53,13 @@ def _segment(run: Run, probe: Probe) -> Train:
 
 
 def _train_again(run: Run, action: Train, asked: Callable[[], str | None]) -> int:
-    """The exit code of the trainer. What an interrupted probe left is of no use to anybody."""
+    """The exit code of the trainer; 0 where a stop was asked for. What an interrupted probe left is of no use to anybody."""
     assert action.probe is not None
     records = run.layout.probe(action.probe)
     records.unlink(missing_ok=True)
+    nodes = Nodes(run)
+    if not nodes.gather(asked):
+        return 0
     pulse = Pulse(records, lambda _step: False)
     with Trainer.start(run.recipe, run.place, run.layout, action, run.lease) as trainer:
         strike("probe.started")
@@ -63,6 +67,9 @@ def _train_again(run: Run, action: Train, asked: Callable[[], str | None]) -> in
             pulse.observe()
             if pulse.stalled:
                 run.say(f"no step for {pulse.silent_seconds:.0f} s: the probe hangs and is killed")
+                trainer.kill()
+            elif (lost := nodes.lost()) is not None:
+                run.say(f"{lost}: the probe is ended")
                 trainer.kill()
             reason = asked()
             if reason is not None and read_stop_request(run.layout) is None:

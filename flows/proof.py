@@ -89,7 +89,8 @@ def prove_resume(recipe: Recipe, place: Place, plan: Plan, folder: Path, say: Sa
 
 
 def _in(place: Place, world: str) -> Place:
-    return place.model_copy(update={"world": world})
+    """On this host alone."""
+    return place.model_copy(update={"world": world, "nodes": 1, "rendezvous": None})
 
 
 def _prepare(recipe: Recipe, place: Place, layout: RunLayout, say: Say) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from k2.checkpoint.retention import empty_trash
-from k2.launch.local import Evaluator
+from k2.launch.evaluator import Evaluator
 from k2.recipe.place import Place
 from k2.recipe.schema import Recipe
 from k2.run.control import clear_stop_request

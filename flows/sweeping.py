@@ -10,7 +10,7 @@ from flows.verdicts import take_over
 from k2.eval.attempts import forget_failures
 from k2.eval.suite import build_suite
 from k2.eval.tasks import tasks_of
-from k2.launch.local import EvaluatorClosed
+from k2.launch.evaluator import EvaluatorClosed
 from k2.run.plan import Settle, owed_duties
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from flows.nodes import Nodes
 from flows.resumption import refused_in_a_row
 from flows.run import Run
 from flows.verdicts import close_attempt
@@ -62,15 +63,16 @@ def train_segment(run: Run, action: Train, beside: Beside) -> None:
 
     Returns after anything that asking `next_action` again will handle; raises `TrainingFailed` when it will not.
     """
-    if _set_aside_if_bad(run, action):
+    nodes = Nodes(run)
+    if _set_aside_if_bad(run, action) or not nodes.gather(beside.asked):
         return
     run.record(AttemptStarted(attempt=action.attempt, stage=action.stage, checkpoint=action.checkpoint, first_step=action.first_step))
     strike("relaunch.recorded")
     run.say(f"{action.stage}: attempt {action.attempt} starts at step {action.first_step}, from {action.checkpoint or 'scratch'}")
-    code = _run_trainer(run, action, beside)
+    code = _run_trainer(run, action, beside, nodes)
     outcome = _outcome(run, action, code)
     request = read_stop_request(run.layout)
-    reason = request.reason if request is not None and outcome == "stopped" else ""
+    reason = request.reason if request is not None and outcome == "stopped" else (nodes.lost() or "") if outcome == "crashed" else ""
     saved_at = _saved_at(run, action) if outcome != "crashed" else None
     close_attempt(run, AttemptEnded(attempt=action.attempt, outcome=outcome, exit_code=code, reason=reason, saved_at=saved_at))
     if request is not None and request.reason == VERDICT:  # answered, even where the trainer ended before it could stop
@@ -88,13 +90,13 @@ def _set_aside_if_bad(run: Run, action: Train) -> bool:
     return bool(rejected)
 
 
-def _run_trainer(run: Run, action: Train, beside: Beside) -> int:
+def _run_trainer(run: Run, action: Train, beside: Beside, nodes: Nodes) -> int:
     ended = threading.Event()
     watcher = threading.Thread(target=watch_to_the_end, args=(run, action, beside, ended), name="watching", daemon=True)
     trainer = Trainer.start(run.recipe, run.place, run.layout, action, run.lease)
     watcher.start()
     try:
-        return _Following(run, action, trainer, beside).to_the_end()
+        return _Following(run, action, trainer, beside, nodes).to_the_end()
     except BaseException:
         trainer.stop("interrupted", STOP_SECONDS)
         raise
@@ -117,8 +119,8 @@ def watch_to_the_end(run: Run, action: Train, beside: Beside, ended: threading.E
 class _Following:
     """Looks at a living trainer: its records, wishes to stop it, and whether it hangs. One call a chunk."""
 
-    def __init__(self, run: Run, action: Train, trainer: Trainer, beside: Beside) -> None:
-        self._run, self._action, self._trainer, self._beside = run, action, trainer, beside
+    def __init__(self, run: Run, action: Train, trainer: Trainer, beside: Beside, nodes: Nodes) -> None:
+        self._run, self._action, self._trainer, self._beside, self._nodes = run, action, trainer, beside, nodes
         self._pulse = Pulse(run.layout.metrics(action.stage, action.attempt), self._saves_after)
         self._heed = Heed()
         self._alarms = AlarmTail(run.layout.trainer_log(action.attempt))
@@ -159,6 +161,9 @@ class _Following:
             self._run.say(f"ALARM: {alarm}")
         if self._pulse.stalled:
             self._run.say(f"no step for {self._pulse.silent_seconds:.0f} s: the trainer hangs and is killed")
+            self._trainer.kill()
+        elif (lost := self._nodes.lost()) is not None:
+            self._run.say(f"{lost}: the attempt is ended, its ranks cannot go on without it")
             self._trainer.kill()
         self._pass_on(self._beside.asked())
         self._insist(len(records))
@@ -228,8 +233,9 @@ def ranks_words(log: str, lines: int = 15) -> list[str]:
 
 
 def _log_of(run: Run, action: Train) -> str:
-    log = run.layout.trainer_log(action.attempt)
-    return log.read_text("utf-8", "replace") if log.is_file() else "(no log)"
+    """Of all nodes, one after the other."""
+    logs = (run.layout.trainer_log(action.attempt), *(run.layout.node_log(node, action.attempt) for node in range(1, run.place.nodes)))
+    return "\n".join(log.read_text("utf-8", "replace") for log in logs if log.is_file()) or "(no log)"
 
 
 def fruitless_crashes(facts: list[Fact]) -> int:

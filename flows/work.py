@@ -20,7 +20,7 @@ from k2.checkpoint.scrub import due_for_scrub, scrub
 from k2.checkpoint.select import verify
 from k2.eval.attempts import note_failure
 from k2.eval.standing import standing
-from k2.launch.local import EvaluatorAnswer, EvaluatorClosed, EvaluatorFailed
+from k2.launch.evaluator import EvaluatorAnswer, EvaluatorClosed, EvaluatorFailed
 from k2.run.durable import sweep_beside
 from k2.run.holdings import duty_folder
 from k2.run.injection import strike

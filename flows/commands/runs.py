@@ -39,6 +39,17 @@ def resume(arguments: Namespace) -> int:
     return _conclude(arguments, layout, code)
 
 
+def join(arguments: Namespace) -> int:
+    """k2 join"""
+    from k2.launch.joining import find_run, join_run
+
+    layout = layout_of(arguments)
+    find_run(layout, arguments.node, say)
+    join_run(layout, arguments.node, say)
+    say(f"{layout.name} is done")
+    return 0
+
+
 def status(arguments: Namespace) -> int:
     """k2 status"""
     layout = layout_of(arguments)

@@ -13,13 +13,14 @@ from typing import Literal
 from k2.launch.seats import FIRST_ON_CPU, Device, Seat
 from k2.recipe.place import Place
 from k2.recipe.schema import Recipe
-from k2.recipe.world import in_world
+from k2.recipe.world import ranks_per_node
 from k2.run.layout import RunLayout
 from k2.run.plan import Train
 from k2.run.secrets import without_secrets
 
 MARK = "K2_PROCESS"  # carried by every process of a run: how strays of a killed supervisor are told from others
 _SHUTDOWN_SECONDS = "5"  # what torchrun leaves its ranks when its supervisor was killed; when a rank fails it is 30, fixed
+_MEETING_SECONDS = 300  # for the others to start torchrun: each has given signs of life just before
 _LAUNCHER = re.compile(r"^(TORCHELASTIC_|PET_|MASTER_|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)$)")  # of a launcher above us
 
 
@@ -32,6 +33,16 @@ class Supervision:
 
 
 USUAL_SUPERVISION = Supervision()
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """How this host meets the others of a place with several nodes: as which, from where, under the id of their call."""
+
+    node: int
+    address: str  # of this host, as the others reach it
+    interface: str  # of that address
+    id: str
 
 
 @dataclass(frozen=True)
@@ -50,23 +61,26 @@ def trainer_command(  # noqa: PLR0913 (the six things a launch depends on)
     device: Device,
     supervision: Supervision = USUAL_SUPERVISION,
     lock: int | None = None,
+    meeting: Meeting | None = None,
 ) -> Command:
-    """torchrun over the recipe's ranks under a supervisor, on this host, meeting on the loopback at a free port.
+    """torchrun over this host's share of the recipe's ranks, under a supervisor.
 
-    `lock` is a descriptor, inherited, that keeps the run held as long as a rank lives.
+    Without a meeting they are all here, and meet on the loopback at a free port. `lock` is a descriptor, inherited, that keeps the run
+    (or the node's seat) held as long as a rank lives.
     """
-    ranks = str(in_world(recipe, place.world).layout.ranks)
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks, "--max-restarts", "0")
+    assert (meeting is not None) == (place.nodes > 1), "several hosts meet, a single one does not"
+    ranks = str(ranks_per_node(recipe, place))
+    launcher = ("-m", "torch.distributed.run", *_rendezvous(place, meeting), "--nproc-per-node", ranks, "--max-restarts", "0")
     trainer = ("-m", "k2.train", str(layout.root.resolve()), "--stage", action.stage, "--attempt", str(action.attempt))
     start = ("--first-step", str(action.first_step), *(("--checkpoint", action.checkpoint) if action.checkpoint else ()))
     end = ("--last-step", str(action.last_step)) if action.last_step is not None else ()
     probe = ("--probe", str(action.probe)) if action.probe is not None else ()
     command = (sys.executable, *launcher, "--shutdown-timeout", _SHUTDOWN_SECONDS, *trainer, *start, *end, *probe)
+    interface = "lo" if meeting is None else meeting.interface  # gloo and NCCL otherwise meet on the address of the host's name
     environment = _environment(inherited, place, device) | {
-        MARK: mark("trainer", layout),
-        # gloo and NCCL otherwise meet on the address of the host's name
-        "GLOO_SOCKET_IFNAME": "lo",
-        "NCCL_SOCKET_IFNAME": "lo",
+        MARK: mark("trainer", layout, 0 if meeting is None else meeting.node),
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": interface,
     }
     if place.wandb_mode == "online" and "WANDB_API_KEY" in inherited:
         environment["WANDB_API_KEY"] = inherited["WANDB_API_KEY"]
@@ -96,8 +110,17 @@ def evaluator_command(
 
 
 def mark(role: Literal["trainer", "evaluator"], layout: RunLayout, number: int = 0) -> str:
-    """What `MARK` is set to in the processes of that role of that run; evaluators that work side by side are numbered."""
+    """What `MARK` is set to in the processes of that role of that run; evaluators that work side by side are numbered, and nodes."""
     return f"{role}{number or ''}:{layout.root.resolve()}"
+
+
+def _rendezvous(place: Place, meeting: Meeting | None) -> tuple[str, ...]:
+    """Where hosts meet it is the static one: node 0 is the driver's, and torchrun unpickles nothing, as its c10d would."""
+    if meeting is None or place.rendezvous is None:
+        return ("--standalone",)
+    who = ("--nnodes", str(place.nodes), "--node-rank", str(meeting.node), "--local-addr", meeting.address)
+    where = ("--rdzv-backend", "static", "--rdzv-endpoint", place.rendezvous, "--rdzv-id", meeting.id)
+    return (*who, *where, "--rdzv-conf", f"timeout={_MEETING_SECONDS}")
 
 
 def _supervised(command: tuple[str, ...], supervision: Supervision, lock: int | None, options: tuple[str, ...] = ()) -> tuple[str, ...]:

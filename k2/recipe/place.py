@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from k2.recipe.part import Count, Part
 
+Rendezvous = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?:[1-9][0-9]{0,4}$")]
 EvaluatorDevice = Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")]
 
 
@@ -21,6 +22,13 @@ class Place(Part):
     )
     threads_per_rank: Count = 1
     world: str | None = Field(default=None, description="other ranks than the recipe's, as pp2dp1tp1mb4; the samples stay the same")
+    nodes: Count = Field(default=1, description="hosts that train together, each with its share of the ranks, over one runs directory")
+    rendezvous: Rendezvous | None = Field(
+        default=None, description="host:port of node 0, which drives the run, as the other nodes reach it; they join by `k2 join`"
+    )
+    node_silence_seconds: Annotated[float, Field(ge=2.0, le=3600.0, allow_inf_nan=False)] = Field(
+        default=60.0, description="a node that gives no sign for so long is lost: the attempt ends, the next begins once all are there"
+    )
     saving: Literal["beside", "waiting"] = Field(
         default="beside", description="checkpoints are written beside the next steps, or the training waits for them"
     )
@@ -60,6 +68,17 @@ class Place(Part):
         if isinstance(document, dict) and "evaluator_device" in document and "evaluator_devices" not in document:
             return {k: v for k, v in document.items() if k != "evaluator_device"} | {"evaluator_devices": [document["evaluator_device"]]}
         return document
+
+    @model_validator(mode="after")
+    def _nodes_meet_somewhere(self) -> Self:
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError(
+                f"nodes = {self.nodes} hosts cannot find each other without rendezvous: say where the others reach node 0, "
+                'for instance rendezvous = "10.0.0.1:29500"'
+            )
+        if self.nodes == 1 and self.rendezvous is not None:
+            raise ValueError(f"rendezvous = {self.rendezvous!r} has no effect with nodes = 1: set nodes to 2 or more, or remove it")
+        return self
 
     @model_validator(mode="after")
     def _address_has_an_effect(self) -> Self:

@@ -9,6 +9,7 @@ import math
 import re
 
 from k2.recipe.load import RecipeError, revalidated
+from k2.recipe.place import Place
 from k2.recipe.schema import Recipe
 
 WORLD = re.compile(r"^pp(?P<pipeline>\d{1,5})dp(?P<data>\d{1,5})(tp(?P<tensor>\d{1,5}))?(?P<sp>sp)?(mb(?P<micro>\d{1,6}))?$")
@@ -28,6 +29,16 @@ def in_world(recipe: Recipe, world: str | None) -> Recipe:
         if parts["micro"] is not None:  # of a stage with a smaller batch what divides both
             stage["micro_batch_samples"] = math.gcd(int(parts["micro"]), max(1, stage["batch_samples"] // max(1, layout["data"])))
     return revalidated(document, f"{recipe.name} in the world {world}")
+
+
+def ranks_per_node(recipe: Recipe, place: Place) -> int:
+    """How many ranks each host of the place starts. `RecipeError` where they cannot all have the same share."""
+    ranks = in_world(recipe, place.world).layout.ranks
+    if ranks % place.nodes:
+        raise RecipeError(
+            f"{ranks} ranks cannot be shared evenly by nodes = {place.nodes}: choose nodes that divide them, or another world for the place"
+        )
+    return ranks // place.nodes
 
 
 def world_of(recipe: Recipe) -> str:

@@ -63,6 +63,10 @@ class RunLayout:
     def trainer_log(self, attempt: int) -> Path:
         return self.logs / f"trainer_attempt_{attempt:02d}.log"
 
+    def node_log(self, node: int, attempt: int) -> Path:
+        """Of the share of the trainer that another host than the driver's runs."""
+        return self.logs / f"node_{node}_attempt_{attempt:02d}.log"
+
     def evaluator_log(self, number: int = 0) -> Path:
         """Of the evaluator of that number, among those that work side by side."""
         return self.logs / f"evaluator{f'_{number}' if number else ''}.log"
@@ -81,6 +85,15 @@ class RunLayout:
     def bad_resume(self) -> Path:
         """Written by a trainer whose first steps do not repeat the record."""
         return self.root / "control" / "bad_resume.json"
+
+    @property
+    def call(self) -> Path:
+        """What the hosts that train together are called to, written by the driver."""
+        return self.root / "control" / "call.json"
+
+    def node(self, node: int) -> Path:
+        """The sign of life of the host that is this node, which holds it locked."""
+        return self.root / "control" / "nodes" / f"{node}.json"
 
     # data
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 from k2.recipe.load import RecipeError, differences, digest, load_place, load_recipe, to_toml
 from k2.recipe.place import Place
 from k2.recipe.schema import Recipe
-from k2.recipe.world import in_world
+from k2.recipe.world import ranks_per_node
 from k2.run.durable import write_durably
 from k2.run.layout import RunLayout
 from k2.run.ledger import RunCreated, append_facts, read_facts
@@ -20,6 +20,8 @@ class NoSuchRun(ValueError):
 
 def create_or_open(layout: RunLayout, recipe: Recipe, place: Place | None) -> None:
     """Make the run directory, or check that it is this recipe's. Without a place a run keeps the one it has. Hold its lease."""
+    if place is not None:
+        ranks_per_node(recipe, place)
     if read_facts(layout.ledger):
         _refuse_another_recipe(layout, recipe)
     else:
@@ -32,8 +34,9 @@ def create_or_open(layout: RunLayout, recipe: Recipe, place: Place | None) -> No
 def change_world(layout: RunLayout, world: str) -> None:
     """Have the run's place train it by another world from now on. `RecipeError` for one that does not divide it. Hold its lease."""
     recipe, place = open_run(layout)
-    in_world(recipe, world)
-    write_durably(layout.place, to_toml(place.model_copy(update={"world": world})).encode())
+    changed = place.model_copy(update={"world": world})
+    ranks_per_node(recipe, changed)
+    write_durably(layout.place, to_toml(changed).encode())
 
 
 def open_run(layout: RunLayout) -> tuple[Recipe, Place]:

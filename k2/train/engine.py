@@ -47,7 +47,7 @@ def connect(recipe: Recipe, place: Place) -> None:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != layout.ranks:
         raise ValueError(
-            f"{world} ranks were started, the recipe's layout has {layout.ranks}; start torchrun with --nproc_per_node {layout.ranks}"
+            f"{world} ranks were started, the recipe's layout has {layout.ranks}: --nnodes x --nproc-per-node must be that many"
         )
     device = _device(place)
     os.environ["DS_ACCELERATOR"] = device

@@ -4,7 +4,7 @@ from typing import Literal
 
 from flows.training import fruitless_crashes, ranks_words
 from flows.work import is_permanent
-from k2.launch.local import EvaluatorClosed, EvaluatorFailed
+from k2.launch.evaluator import EvaluatorClosed, EvaluatorFailed
 from k2.publish.failure import PublishFailed, PublishRefused
 from k2.run.ledger import AttemptEnded, AttemptStarted, Fact
 

@@ -12,7 +12,7 @@ from flows.run import Run
 from flows.sweeping import score_chosen, settle_scores
 from k2.eval.attempts import note_failure
 from k2.eval.tasks import tasks_of
-from k2.launch.local import EvaluatorAnswer
+from k2.launch.evaluator import EvaluatorAnswer
 from k2.launch.seats import FIRST_ON_CPU
 from k2.recipe.load import load_recipe
 from k2.recipe.place import Place

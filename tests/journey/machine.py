@@ -51,10 +51,10 @@ class Machine:
         out, err = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """One command, left running."""
+    def start(self, *arguments: str, inside: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
+        """One command, left running; `inside` is the command that runs it, where one does."""
         process = subprocess.Popen(
-            [K2, *arguments],
+            [*inside, K2, *arguments],
             cwd=self.root,
             env=self.environment(**environment),
             stdout=subprocess.PIPE,

@@ -9,7 +9,7 @@ import pytest
 from launch_rig import STUBS, Rig
 
 from k2.launch.command import MARK, Command, mark
-from k2.launch.local import Evaluator, EvaluatorFailed
+from k2.launch.evaluator import Evaluator, EvaluatorFailed
 from k2.launch.strays import strays
 from k2.run.lease import hold, is_held
 

@@ -1,0 +1,46 @@
+"""Which of this host's addresses and interfaces leads to the others."""
+
+import socket
+
+import psutil
+
+from k2.recipe.place import Place
+
+
+class Unreachable(ValueError):
+    """No way leads to where the nodes meet."""
+
+
+def way_to(rendezvous: str) -> tuple[str, str]:
+    """(address, interface) of this host on the way to `host:port`; of node 0 itself the address that it names. Nothing is sent."""
+    host, _, port = rendezvous.rpartition(":")
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(target)
+            address = str(probe.getsockname()[0])
+    except OSError as error:
+        raise Unreachable(
+            f"rendezvous = {rendezvous!r} of the place cannot be reached from {socket.gethostname()}: {error.strerror}"
+        ) from error
+    return address, _interface(address)
+
+
+def _interface(address: str) -> str:
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address.partition("%")[0] == address for each in addresses):
+            return str(name)
+    raise Unreachable(f"no network interface of {socket.gethostname()} has the address {address}")
+
+
+def check_driver(place: Place) -> None:
+    """`Unreachable` on a host that is not the one where the place's nodes meet."""
+    if place.rendezvous is None:
+        return
+    address, _ = way_to(place.rendezvous)
+    named = {info[4][0] for info in socket.getaddrinfo(place.rendezvous.rpartition(":")[0], None)}
+    if address not in named:
+        raise Unreachable(
+            f"rendezvous = {place.rendezvous!r} names another host than this one ({address}): the run is driven where it points to; "
+            "start `k2 run` or `k2 resume` there, and `k2 join` here"
+        )

@@ -1,0 +1,143 @@
+"""Hosts that train one run together: what the driver calls them to, and the signs of life of those that have joined.
+
+They share the run directory and nothing else. The driver, node 0, writes a call before each launch and ends it afterwards; every other
+node holds the lock of its file and writes signs of life into it. Signs are counted by changes, seen by one's own monotonic clock,
+so that no two hosts need to agree on the time.
+"""
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from k2.recipe.place import Place
+from k2.run.durable import write_durably
+from k2.run.layout import RunLayout
+from k2.run.plan import Train
+
+SIGN_SECONDS = 1.0
+
+
+class Call(BaseModel):
+    """One launch that all nodes take part in. `over`: it has ended for the driver."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(pattern=r"^[0-9a-f]{16}$", description="of this launch alone: an attempt's number may come twice, for a probe")
+    segment: Train
+    over: bool = False
+
+
+def call_nodes(layout: RunLayout, segment: Train) -> Call:
+    """Call every node to this launch. Hold the run's lease."""
+    call = Call(id=os.urandom(8).hex(), segment=segment)
+    _write_call(layout, call)
+    return call
+
+
+def dismiss_nodes(layout: RunLayout, call: Call) -> None:
+    """Say that the launch has ended."""
+    _write_call(layout, call.model_copy(update={"over": True}))
+
+
+def read_call(layout: RunLayout) -> Call | None:
+    """The newest call, if there is a readable one."""
+    try:
+        return Call.model_validate_json(layout.call.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _write_call(layout: RunLayout, call: Call) -> None:
+    write_durably(layout.call, call.model_dump_json().encode())
+
+
+class Sign(BaseModel):
+    """A sign of life. `holder` is drawn anew whenever a seat is taken."""
+
+    model_config = ConfigDict(frozen=True)
+
+    host: str
+    pid: int
+    holder: str
+    number: int
+
+
+@dataclass
+class Seat:
+    """A node's place among the others, held by this process and by whoever inherits the descriptor."""
+
+    node: int
+    descriptor: int
+    holder: str
+    signs: int = 0
+
+    def give_sign(self) -> None:
+        """Show that this host lives. In place: a renamed file may be seen late over a network."""
+        self.signs += 1
+        sign = Sign(host=socket.gethostname()[:64], pid=os.getpid(), holder=self.holder, number=self.signs)
+        os.pwrite(self.descriptor, sign.model_dump_json().encode().ljust(256) + b"\n", 0)
+        os.fsync(self.descriptor)
+
+
+@contextmanager
+def take_seat(layout: RunLayout, node: int, waits: Callable[[], None]) -> Iterator[Seat]:
+    """Hold the node's seat. While another host holds it `waits` is called: whoever comes second is its spare."""
+    path = layout.node(node)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while not _locked(descriptor):
+            waits()
+        yield Seat(node, descriptor, os.urandom(8).hex())
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+class NodeWatch:
+    """The driver's look at the other nodes. Call `look` every second or so. `clock` is monotonic: a wall clock may jump."""
+
+    def __init__(self, place: Place, layout: RunLayout, clock: Callable[[], float] = time.monotonic) -> None:
+        self._silence_seconds, self._clock = place.node_silence_seconds, clock
+        self._files = {node: layout.node(node) for node in range(1, place.nodes)}
+        self._signs = {node: _read_sign(path) for node, path in self._files.items()}
+        self._heard: dict[int, float] = {}  # when a sign changed: what stood there before says nothing
+
+    def look(self) -> None:
+        """Note who has given a sign since the last look."""
+        for node, path in self._files.items():
+            sign = _read_sign(path)
+            if sign is not None and sign != self._signs[node]:
+                self._signs[node], self._heard[node] = sign, self._clock()
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Those that have given no sign, or none for too long."""
+        oldest = self._clock() - self._silence_seconds
+        return tuple(node for node in self._files if self._heard.get(node, oldest) <= oldest)
+
+    @property
+    def newest(self) -> dict[int, Sign]:
+        """The last sign of each node that ever gave one."""
+        return {node: sign for node, sign in self._signs.items() if sign is not None}
+
+
+def _read_sign(path: Path) -> Sign | None:
+    try:
+        return Sign.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):  # not there, or half written
+        return None
