@@ -38,8 +38,18 @@ class _Share:
 class Trainer:
     """One segment: the supervisor of torchrun of the ranks. As a context manager it never leaves a process behind."""
 
-    def __init__(self, process: subprocess.Popen[bytes], layout: RunLayout, attempt: int, grace_seconds: float, share: _Share) -> None:
-        self._process, self._layout, self._grace_seconds, self._share = process, layout, grace_seconds, share
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        layout: RunLayout,
+        attempt: int,
+        grace_seconds: float,
+        node: int = 0,
+        call: Call | None = None,
+    ) -> None:
+        """`call`: where several nodes were called to it, of which `node` is this one."""
+        self._process, self._layout, self._grace_seconds = process, layout, grace_seconds
+        self._node, self._call = node, call
         self._code: int | None = None
         self.attempt = attempt
 
@@ -71,7 +81,8 @@ class Trainer:
             recipe, place, layout, action, os.environ,
             device=find_device(place), supervision=supervision, lock=share.lock, meeting=meeting,
         )  # fmt: skip
-        return cls(launch(command, share.log, (share.lock,)), layout, action.attempt, supervision.grace_seconds, share)
+        process = launch(command, share.log, (share.lock,))
+        return cls(process, layout, action.attempt, supervision.grace_seconds, share.node, share.call)
 
     @property
     def pid(self) -> int:
@@ -120,8 +131,8 @@ class Trainer:
         if code is None or self._code is not None:
             return self._code
         if code < 0:
-            end_strays(mark("trainer", self._layout, self._share.node))
-        if self._share.node == 0 and self._share.call is not None:
-            dismiss_nodes(self._layout, self._share.call)
+            end_strays(mark("trainer", self._layout, self._node))
+        if self._node == 0 and self._call is not None:
+            dismiss_nodes(self._layout, self._call)
         self._code = code if code >= 0 else 128 - code
         return self._code

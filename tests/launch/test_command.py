@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from k2.launch.command import Supervision, evaluator_command, trainer_command
+from k2.launch.command import Meeting, Supervision, evaluator_command, trainer_command
 from k2.recipe.load import load_recipe
 from k2.recipe.place import Place
 from k2.run.layout import RunLayout
@@ -52,6 +52,19 @@ def test_the_trainer_is_torchrun_under_a_supervisor() -> None:
 
 def test_a_fresh_start_names_no_checkpoint() -> None:
     assert "--checkpoint" not in trainer_command(RECIPE, Place(), LAYOUT, FRESH, {}, device="cpu").argv
+
+
+def test_a_node_starts_its_share_and_meets_the_others_at_the_rendezvous() -> None:
+    place = Place(nodes=2, rendezvous="10.0.0.1:29500")
+    meeting = Meeting(1, "10.0.0.2", "eth1", "0123456789abcdef")
+    command = trainer_command(RECIPE, place, LAYOUT, FRESH, {}, device="cpu", meeting=meeting)
+    launcher = " ".join(command.argv).partition(" -m torch.distributed.run ")[2].partition(" -m k2.train ")[0]
+    assert launcher == (
+        "--nnodes 2 --node-rank 1 --local-addr 10.0.0.2 --rdzv-backend static --rdzv-endpoint 10.0.0.1:29500 "
+        "--rdzv-id 0123456789abcdef --rdzv-conf timeout=300 --nproc-per-node 1 --max-restarts 0 --shutdown-timeout 5"
+    )
+    assert {command.environment[name] for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")} == {"eth1"}
+    assert command.environment["K2_PROCESS"] == "trainer1:/runs/one"
 
 
 def test_no_secret_and_no_other_launcher_is_handed_down() -> None:

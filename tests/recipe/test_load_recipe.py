@@ -90,3 +90,20 @@ def test_place_defaults_to_this_machine_and_refuses_what_it_does_not_know(tmp_pa
 def test_a_layout_that_does_not_divide_is_refused_with_the_numbers(overrides: tuple[str, ...], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         load_recipe("k2_65b", overrides)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("nodes = 2", "cannot find each other without rendezvous"),
+        ('rendezvous = "10.0.0.1:29500"', "has no effect with nodes = 1"),
+        ('nodes = 2\nrendezvous = "10.0.0.1"', "rendezvous"),
+        ('nodes = 2\nrendezvous = "-x:29500"', "rendezvous"),
+        ('nodes = 2\nrendezvous = "a:29500 --rdzv-id=1"', "rendezvous"),
+    ],
+)
+def test_a_place_whose_nodes_cannot_meet_is_refused(tmp_path: Path, lines: str, words: str) -> None:
+    path = tmp_path / "place.toml"
+    path.write_text(lines + "\n")
+    with pytest.raises(RecipeError, match=words):
+        load_place(str(path))
