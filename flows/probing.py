@@ -10,7 +10,7 @@ from collections.abc import Callable
 from flows.nodes import Nodes
 from flows.run import Run
 from k2.launch.local import Trainer
-from k2.launch.pulse import Pulse
+from k2.launch.pulse import Patience, Pulse
 from k2.run.control import read_stop_request, request_stop
 from k2.run.injection import strike
 from k2.run.layout import checkpoint_name
@@ -60,7 +60,7 @@ def _train_again(run: Run, action: Train, asked: Callable[[], str | None]) -> in
     nodes = Nodes(run)
     if not nodes.gather(asked):
         return 0
-    pulse = Pulse(records, lambda _step: False)
+    pulse = Pulse(records, lambda _step: False, Patience(run.place.hang_floor_seconds))
     with Trainer.start(run.recipe, run.place, run.layout, action, run.lease) as trainer:
         strike("probe.started")
         while (code := trainer.poll()) is None:

@@ -17,7 +17,7 @@ from flows.verdicts import close_attempt
 from k2.checkpoint.select import set_bad_aside
 from k2.launch.heed import UNHEEDING_SECONDS, Heed
 from k2.launch.local import Trainer
-from k2.launch.pulse import Pulse
+from k2.launch.pulse import Patience, Pulse
 from k2.run.alarms import AlarmTail
 from k2.run.control import clear_stop_request, read_stop_request, request_stop
 from k2.run.holdings import held_checkpoints
@@ -121,7 +121,7 @@ class _Following:
 
     def __init__(self, run: Run, action: Train, trainer: Trainer, beside: Beside, nodes: Nodes) -> None:
         self._run, self._action, self._trainer, self._beside, self._nodes = run, action, trainer, beside, nodes
-        self._pulse = Pulse(run.layout.metrics(action.stage, action.attempt), self._saves_after)
+        self._pulse = Pulse(run.layout.metrics(action.stage, action.attempt), self._saves_after, Patience(run.place.hang_floor_seconds))
         self._heed = Heed()
         self._alarms = AlarmTail(run.layout.trainer_log(action.attempt))
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from k2.recipe.place import Place
 from k2.run.records import RecordTail, StepRecord
 
 _REMEMBERED_GAPS = 1000
-_FLOOR_SECONDS = 60.0
 _SAVING_SECONDS = 1800.0  # K2-65B's weights and optimizer state are about 0.8 TB, to a shared disk that others write to as well
 _STARTUP_SECONDS = 1800.0  # until steps have a rhythm: cold imports, compiled kernels, a checkpoint verified and loaded
 
@@ -23,7 +23,7 @@ _STARTUP_SECONDS = 1800.0  # until steps have a rhythm: cold imports, compiled k
 class Patience:
     """How many seconds of silence are no stall: between steps at least, where a checkpoint is being saved, and at the start."""
 
-    floor_seconds: float = _FLOOR_SECONDS
+    floor_seconds: float = Place().hang_floor_seconds
     saving_seconds: float = _SAVING_SECONDS
     startup_seconds: float = _STARTUP_SECONDS
 

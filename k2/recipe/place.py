@@ -29,6 +29,10 @@ class Place(Part):
     node_silence_seconds: Annotated[float, Field(ge=2.0, le=3600.0, allow_inf_nan=False)] = Field(
         default=60.0, description="a node that gives no sign for so long is lost: the attempt ends, the next begins once all are there"
     )
+    hang_floor_seconds: Annotated[float, Field(ge=5.0, le=86400.0, allow_inf_nan=False)] = Field(
+        default=60.0,
+        description="a trainer hangs when no step comes for so long, and for 5 x the 99th percentile of the time between steps",
+    )
     saving: Literal["beside", "waiting"] = Field(
         default="beside", description="checkpoints are written beside the next steps, or the training waits for them"
     )

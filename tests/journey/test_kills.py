@@ -1,10 +1,11 @@
 """Whatever is killed, the run goes on, and its accepted losses are those of the unbroken run, bit for bit."""
 
+import json
 import os
 import signal
 
 import pytest
-from machine import LONGER, Machine, wait_until
+from machine import LONGER, MINI, Machine, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -23,6 +24,17 @@ def test_a_killed_rank_is_relaunched_by_itself(machine: Machine, reference: Mach
     _, err = driver.communicate(timeout=240)
     assert driver.returncode == 0, err[-4000:]
     assert machine.status("mini")["attempts"] == 3  # stage 1 twice, stage 2
+    assert_like_the_unbroken(machine, reference)
+
+
+def test_a_hanging_rank_is_killed_and_the_run_goes_on(machine: Machine, reference: Machine) -> None:
+    impatient = machine.root / "impatient.toml"
+    impatient.write_text(machine.place.read_text() + "hang_floor_seconds = 8.0\n")
+    hangs = {"at": "step.begin", "rank": 1, "step": 25, "attempt": 1, "do": "SIGSTOP"}
+    run = ("run", str(MINI), "--run", "mini", "--place", str(impatient), *LONGER)
+    done = machine.k2(*run, K2_FAULTS=json.dumps([hangs]))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "the trainer hangs and is killed" in done.stderr
     assert_like_the_unbroken(machine, reference)
 
 
