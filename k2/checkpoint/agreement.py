@@ -23,9 +23,7 @@ def agree(problem: str | None, kind: type[AgreedProblem] = AgreedProblem) -> Non
     first = torch.tensor([world if problem is None else dist.get_rank()], device=_device())
     dist.all_reduce(first, op=dist.ReduceOp.MIN)
     if int(first) < world:
-        text = [problem]
-        dist.broadcast_object_list(text, src=int(first))
-        raise kind(text[0])
+        raise kind(_text_of(int(first), problem or ""))
 
 
 def together(check: Callable[[], T]) -> T:
@@ -60,6 +58,16 @@ def verify_together(folder: Path) -> Receipt:
     wrong = wrong_receipt(receipt, folder.name) + check_files(folder, share)
     agree(f"checkpoint {folder.name} does not verify: {'; '.join(wrong)}; move it away and start from an older one" if wrong else None)
     return receipt
+
+
+def _text_of(rank: int, text: str) -> str:
+    """Called by all ranks: that rank's text. It travels as bytes: other hosts send it, and what they send is not unpickled."""
+    content = text.encode("utf-8", "replace") if dist.get_rank() == rank else b""
+    length = torch.tensor([len(content)], device=_device())
+    dist.broadcast(length, rank)
+    letters = torch.tensor(list(content.ljust(int(length))), dtype=torch.uint8, device=_device())
+    dist.broadcast(letters, rank)
+    return bytes(letters.tolist()).decode()
 
 
 def _device() -> torch.device:

@@ -78,8 +78,12 @@ class Commit:
         os.replace(unfinished, note)
 
     def collect(self, given_up: Callable[[], bool]) -> list[Share]:
-        """Wait for every rank's note. `GivenUp` when nobody waits for the checkpoint any more."""
-        while not all(self._note(rank).is_file() for rank in range(self.num_ranks)):
+        """Wait for every rank's note. `GivenUp` when nobody waits for the checkpoint any more.
+
+        The folder is listed: that a file is missing NFS remembers for up to a minute (acdirmax), a listing it asks for.
+        """
+        notes = {self._note(rank).name for rank in range(self.num_ranks)}
+        while not notes <= set(os.listdir(self.beside / STATE)):
             if given_up():
                 raise GivenUp(self.target.name)
             time.sleep(_LOOK_SECONDS)
