@@ -109,25 +109,31 @@ def _locked(descriptor: int) -> bool:
 
 
 class NodeWatch:
-    """The driver's look at the other nodes. Call `look` every second or so. `clock` is monotonic: a wall clock may jump."""
+    """The driver's look at the other nodes. Call `look` every second or so. `clock` is monotonic: a wall clock may jump.
+
+    Time in which nobody looked is no silence: where the shared disk stood still for minutes, the others could give no sign either.
+    """
 
     def __init__(self, place: Place, layout: RunLayout, clock: Callable[[], float] = time.monotonic) -> None:
         self._silence_seconds, self._clock = place.node_silence_seconds, clock
         self._files = {node: layout.node(node) for node in range(1, place.nodes)}
         self._signs = {node: _read_sign(path) for node, path in self._files.items()}
-        self._heard: dict[int, float] = {}  # when a sign changed: what stood there before says nothing
+        self._looked, self._watched_seconds = clock(), 0.0
+        self._heard: dict[int, float] = {}  # after how many of them a sign changed: what stood there before says nothing
 
     def look(self) -> None:
         """Note who has given a sign since the last look."""
-        for node, path in self._files.items():
-            sign = _read_sign(path)
+        found = {node: _read_sign(path) for node, path in self._files.items()}
+        before, self._looked = self._looked, self._clock()
+        self._watched_seconds += min(self._looked - before, 2 * SIGN_SECONDS)
+        for node, sign in found.items():
             if sign is not None and sign != self._signs[node]:
-                self._signs[node], self._heard[node] = sign, self._clock()
+                self._signs[node], self._heard[node] = sign, self._watched_seconds
 
     @property
     def missing(self) -> tuple[int, ...]:
         """Those that have given no sign, or none for too long."""
-        oldest = self._clock() - self._silence_seconds
+        oldest = self._watched_seconds - self._silence_seconds
         return tuple(node for node in self._files if self._heard.get(node, oldest) <= oldest)
 
     @property

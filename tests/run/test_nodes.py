@@ -23,6 +23,13 @@ class Clock:
         return self.now
 
 
+def look_for(watch: NodeWatch, clock: Clock, seconds: float) -> None:
+    """Look twice a second."""
+    for _ in range(round(2 * seconds)):
+        clock.now += 0.5
+        watch.look()
+
+
 def never() -> None:
     raise AssertionError("the seat is free")
 
@@ -77,15 +84,26 @@ def test_only_a_sign_that_comes_now_counts(tmp_path: Path) -> None:
         watch.look()
         assert watch.missing == ()
         assert watch.newest[1].holder == seat.holder
-        clock.now += 4.9
-        watch.look()
+        look_for(watch, clock, 4.5)
         assert watch.missing == ()
-        clock.now += 0.2
-        watch.look()
+        look_for(watch, clock, 1.0)
         assert watch.missing == (1,)
         seat.give_sign()
         watch.look()
         assert watch.missing == ()
+
+
+def test_a_disk_that_stood_still_is_nobodys_silence(tmp_path: Path) -> None:
+    layout, clock = RunLayout(tmp_path), Clock()
+    watch = NodeWatch(TWO, layout, clock)
+    with take_seat(layout, 1, never) as seat:
+        seat.give_sign()
+        watch.look()
+    clock.now += 300.0
+    watch.look()
+    assert watch.missing == ()
+    look_for(watch, clock, 5.0)
+    assert watch.missing == (1,)
 
 
 def test_half_a_sign_is_none_and_a_node_that_never_came_is_missing(tmp_path: Path) -> None:
