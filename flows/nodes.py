@@ -25,7 +25,10 @@ class Nodes:
         self._gathered: dict[int, Sign] = {}
 
     def gather(self, asked: Callable[[], str | None]) -> bool:
-        """Wait until every node has given a sign of life. False when a stop is asked for meanwhile: the request then stands."""
+        """Wait until every node has given a sign of life. False when a stop was asked for meanwhile, or just before: the request stands.
+
+        It names an attempt that has ended; the next one would not heed it.
+        """
         check_driver(self._run.place)
         while missing := self._missing():
             if (reason := asked()) is not None and read_stop_request(self._run.layout) is None:
@@ -35,7 +38,7 @@ class Nodes:
             self._tell(missing)
             time.sleep(_LOOK_SECONDS)
         self._gathered = self._watch.newest
-        return True
+        return read_stop_request(self._run.layout) is None
 
     def lost(self) -> str | None:
         """Which of those that gathered is lost, in words for a person; None while all live. Call it as often as you like."""

@@ -80,7 +80,7 @@ def trainer_command(  # noqa: PLR0913 (the six things a launch depends on)
     environment = _environment(inherited, place, device) | {
         MARK: mark("trainer", layout, 0 if meeting is None else meeting.node),
         "GLOO_SOCKET_IFNAME": interface,
-        "NCCL_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": f"={interface}",  # that one: eth1 alone would be the beginning of eth10 too
     }
     if place.wandb_mode == "online" and "WANDB_API_KEY" in inherited:
         environment["WANDB_API_KEY"] = inherited["WANDB_API_KEY"]

@@ -7,8 +7,9 @@ leaves when the run is done, or when it is told to: its ranks then have all of t
 import time
 from collections.abc import Callable
 
-from k2.launch.local import Trainer
+from k2.launch.local import Trainer, node_log
 from k2.recipe.load import RecipeError
+from k2.recipe.place import Place
 from k2.run.holdings import read_holdings
 from k2.run.layout import RunLayout
 from k2.run.ledger import read_facts
@@ -30,6 +31,10 @@ def find_run(layout: RunLayout, node: int, say: Say, patience_seconds: float = 6
     while not layout.place.is_file() and time.monotonic() < deadline:
         time.sleep(_LOOK_SECONDS)
     _, place = open_run(layout)
+    _check_node(layout, place, node)
+
+
+def _check_node(layout: RunLayout, place: Place, node: int) -> None:
     if place.nodes == 1:
         raise RecipeError(f"run {layout.name!r} trains on one host: its place has nodes = 1; set nodes and rendezvous there first")
     if not 1 <= node < place.nodes:
@@ -80,6 +85,7 @@ class _Joined:
     def _train(self, call: Call) -> None:
         """This node's share of one launch, until it has ended."""
         recipe, place = open_run(self._layout)
+        _check_node(self._layout, place, self._seat.node)  # the run may have been given another place meanwhile
         segment = call.segment
         self._say(f"attempt {segment.attempt}: trains {segment.stage} from step {segment.first_step}")
         leave_by: float | None = None
@@ -95,8 +101,8 @@ class _Joined:
                 if leave_by is not None and time.monotonic() > leave_by:
                     code = trainer.kill()
                     break
-        log = self._layout.node_log(self._seat.node, segment.attempt)
-        self._say(f"attempt {segment.attempt} ended here with exit code {code}{f', see {log}' if code else ''}")
+        log = f", see {node_log(self._layout, self._seat.node, segment)}" if code else ""
+        self._say(f"attempt {segment.attempt} ended here with exit code {code}{log}")
 
     def _live(self) -> None:
         if time.monotonic() >= self._signed + SIGN_SECONDS:

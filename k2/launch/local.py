@@ -35,6 +35,11 @@ class _Share:
     lock: int
 
 
+def node_log(layout: RunLayout, node: int, segment: Train) -> Path:
+    """Where the output of that node's share of the segment goes."""
+    return layout.node_log(node, segment.attempt) if segment.probe is None else layout.node_probe_log(node, segment.probe)
+
+
 class Trainer:
     """One segment: the supervisor of torchrun of the ranks. As a context manager it never leaves a process behind."""
 
@@ -67,7 +72,7 @@ class Trainer:
         cls, recipe: Recipe, place: Place, layout: RunLayout, call: Call, seat: Seat, supervision: Supervision = USUAL_SUPERVISION
     ) -> Self:
         """Launch this node's share of the segment that it was called to."""
-        share = _Share(seat.node, call, layout.node_log(seat.node, call.segment.attempt), seat.descriptor)
+        share = _Share(seat.node, call, node_log(layout, seat.node, call.segment), seat.descriptor)
         return cls._launch(recipe, place, layout, call.segment, share, supervision)
 
     @classmethod

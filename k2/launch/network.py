@@ -37,9 +37,14 @@ def check_driver(place: Place) -> None:
     """`Unreachable` on a host that is not the one where the place's nodes meet."""
     if place.rendezvous is None:
         return
-    address, _ = way_to(place.rendezvous)
-    named = {info[4][0] for info in socket.getaddrinfo(place.rendezvous.rpartition(":")[0], None)}
-    if address not in named:
+    address, interface = way_to(place.rendezvous)
+    host = place.rendezvous.rpartition(":")[0]
+    if interface == "lo" and host != "localhost" and not host.startswith("127."):  # as /etc/hosts has a host's own name on many machines
+        raise Unreachable(
+            f"rendezvous = {place.rendezvous!r} leads to the loopback on this host, where no other reaches it: "
+            "name the address of this host in the others' network instead"
+        )
+    if address not in {info[4][0] for info in socket.getaddrinfo(host, None)}:
         raise Unreachable(
             f"rendezvous = {place.rendezvous!r} names another host than this one ({address}): the run is driven where it points to; "
             "start `k2 run` or `k2 resume` there, and `k2 join` here"

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from k2.recipe.part import Count, Part
 
 Rendezvous = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?:[1-9][0-9]{0,4}$")]
+_LAST_PORT = 65535
 EvaluatorDevice = Annotated[str, Field(pattern=r"^(cpu|cuda(:[0-9]{1,3})?)$")]
 
 
@@ -80,6 +81,8 @@ class Place(Part):
                 f"nodes = {self.nodes} hosts cannot find each other without rendezvous: say where the others reach node 0, "
                 'for instance rendezvous = "10.0.0.1:29500"'
             )
+        if self.rendezvous is not None and int(self.rendezvous.rpartition(":")[2]) > _LAST_PORT:
+            raise ValueError(f"rendezvous = {self.rendezvous!r} names a port above {_LAST_PORT}: choose a free one below, as 29500")
         if self.nodes == 1 and self.rendezvous is not None:
             raise ValueError(f"rendezvous = {self.rendezvous!r} has no effect with nodes = 1: set nodes to 2 or more, or remove it")
         return self

@@ -169,6 +169,10 @@ class RunLayout:
     def probe_log(self, incident: int) -> Path:
         return self.logs / f"trainer_probe_{incident:03d}.log"
 
+    def node_probe_log(self, node: int, incident: int) -> Path:
+        """Of another host's share of the probe. Apart: the attempt after it has the same number, and is judged by what its logs say."""
+        return self.logs / f"node_{node}_probe_{incident:03d}.log"
+
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"

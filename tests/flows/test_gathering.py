@@ -1,5 +1,6 @@
 """The other hosts of a run, as its driver sees them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from flows.nodes import Nodes
 from flows.run import Run
 from k2.recipe.load import load_recipe
 from k2.recipe.place import Place
-from k2.run.control import read_stop_request
+from k2.run.control import read_stop_request, request_stop
 from k2.run.layout import RunLayout
 from k2.run.nodes import take_seat
 from k2.run.opening import create_or_open
@@ -33,6 +34,11 @@ def test_a_stop_that_is_asked_for_ends_the_waiting(run: Run) -> None:
     request = read_stop_request(run.layout)
     assert request is not None
     assert request.reason == "paused"
+
+
+def test_a_stop_that_was_asked_for_before_the_launch_is_heeded(run: Run) -> None:
+    request_stop(run.layout, 0, "user")  # while the checkpoint was verified, say
+    assert not Nodes(replace(run, place=Place())).gather(nobody)
 
 
 def test_a_node_that_somebody_else_took_over_is_lost_to_the_launch(run: Run) -> None:

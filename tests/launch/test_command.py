@@ -63,7 +63,7 @@ def test_a_node_starts_its_share_and_meets_the_others_at_the_rendezvous() -> Non
         "--nnodes 2 --node-rank 1 --local-addr 10.0.0.2 --rdzv-backend static --rdzv-endpoint 10.0.0.1:29500 "
         "--rdzv-id 0123456789abcdef --rdzv-conf timeout=300 --nproc-per-node 1 --max-restarts 0 --shutdown-timeout 5"
     )
-    assert {command.environment[name] for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")} == {"eth1"}
+    assert (command.environment["GLOO_SOCKET_IFNAME"], command.environment["NCCL_SOCKET_IFNAME"]) == ("eth1", "=eth1")
     assert command.environment["K2_PROCESS"] == "trainer1:/runs/one"
 
 
@@ -94,7 +94,7 @@ def test_threads_and_device_are_the_places(threads: int) -> None:
 
 def test_ranks_meet_on_the_loopback() -> None:
     environment = trainer_command(RECIPE, Place(), LAYOUT, FRESH, {}, device="cuda").environment
-    assert (environment["GLOO_SOCKET_IFNAME"], environment["NCCL_SOCKET_IFNAME"]) == ("lo", "lo")
+    assert (environment["GLOO_SOCKET_IFNAME"], environment["NCCL_SOCKET_IFNAME"]) == ("lo", "=lo")
 
 
 def test_the_evaluator_talks_over_its_own_pipes_and_asks_no_hub() -> None:

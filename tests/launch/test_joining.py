@@ -1,15 +1,21 @@
 """Who may join which run, and by which way. That hosts train together is shown by the journey."""
 
+import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from k2.launch.joining import find_run
+from k2.launch.joining import find_run, join_run
+from k2.launch.local import node_log
 from k2.launch.network import Unreachable, check_driver, way_to
 from k2.recipe.load import RecipeError, load_recipe
 from k2.recipe.place import Place
 from k2.run.layout import RunLayout
+from k2.run.nodes import call_nodes
 from k2.run.opening import NoSuchRun, create_or_open
+from k2.run.plan import Train
 
 RECIPE = load_recipe(str(Path(__file__).parents[1] / "mini.toml"))
 TWO = Place(nodes=2, rendezvous="127.0.0.1:29500")
@@ -38,6 +44,28 @@ def test_another_is_refused(tmp_path: Path, place: Place, node: int, words: str)
         find_run(run_at(tmp_path, place), node, print)
 
 
+def test_a_node_that_the_run_was_given_another_place_without_leaves(tmp_path: Path) -> None:
+    layout = run_at(tmp_path, TWO)
+
+    def change_and_call() -> None:
+        while not (layout.node(1).is_file() and layout.node(1).read_bytes()):  # it sits, and looks for calls
+            time.sleep(0.01)
+        create_or_open(layout, RECIPE, Place())
+        call_nodes(layout, Train("stage1", 1, None, 1))
+
+    driver = threading.Thread(target=change_and_call)
+    driver.start()
+    with pytest.raises(RecipeError, match="its place has nodes = 1"):
+        join_run(layout, 1, print)
+    driver.join()
+
+
+def test_a_probe_has_logs_of_its_own_on_every_node(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path)
+    probe, attempt = Train("stage1", 3, "ckpt_002", 17, 20, probe=1), Train("stage1", 3, "ckpt_002", 17)  # numbers are given once more
+    assert node_log(layout, 1, probe) != node_log(layout, 1, attempt)
+
+
 def test_a_run_that_is_not_there_is_waited_for_and_then_refused(tmp_path: Path) -> None:
     said: list[str] = []
     with pytest.raises(NoSuchRun):
@@ -60,6 +88,14 @@ def test_the_way_to_this_host_is_its_loopback() -> None:
 def test_a_run_is_not_driven_from_another_host_than_the_rendezvous() -> None:
     with pytest.raises(Unreachable, match=r"rendezvous = '192\.0\.2\.7:29500'"):  # an address for documentation, which nobody has
         check_driver(Place(nodes=2, rendezvous="192.0.2.7:29500"))
+
+
+def test_a_name_that_leads_to_the_loopback_is_none_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = socket.getaddrinfo
+    debian = {"login1": "127.0.1.1"}  # as Debian writes a host's own name into its /etc/hosts
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: usual(debian.get(host, host), *rest, **more))
+    with pytest.raises(Unreachable, match="leads to the loopback on this host"):
+        check_driver(Place(nodes=2, rendezvous="login1:29500"))
 
 
 def test_a_name_that_nobody_has_says_so() -> None:

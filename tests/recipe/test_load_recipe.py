@@ -99,6 +99,7 @@ def test_a_layout_that_does_not_divide_is_refused_with_the_numbers(overrides: tu
         ('rendezvous = "10.0.0.1:29500"', "has no effect with nodes = 1"),
         ('nodes = 2\nrendezvous = "10.0.0.1"', "rendezvous"),
         ('nodes = 2\nrendezvous = "-x:29500"', "rendezvous"),
+        ('nodes = 2\nrendezvous = "10.0.0.1:65536"', "names a port above 65535"),
         ('nodes = 2\nrendezvous = "a:29500 --rdzv-id=1"', "rendezvous"),
     ],
 )
