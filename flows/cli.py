@@ -20,6 +20,7 @@ from flows.declaring_data import add_data_commands
 
 DONE, FAILED, REFUSED, STOPPED, WAITS, HELD, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
+_WORLD = "as pp2dp1tp1: pipeline, data and tensor; behind it sp for sequence parallelism, zero3, mb4 for micro-batches of 4 samples"
 _EPILOG = """\
 exit codes: 0 done, 1 error, 2 refused, 3 stopped (resumable), 4 waits for a decision, 5 held by another writer, 130 interrupted
 
@@ -112,7 +113,7 @@ def _add_run_commands(commands: Commands) -> None:
     run.add_argument("--ui", action="store_true", help="serve the Prefect UI on loopback while the run lasts")
     resume = command(commands, "resume", "go on with a run, from its directory alone", "runs.resume")
     resume.add_argument("run")
-    resume.add_argument("--world", metavar="W", help="go on with other ranks than before, as pp2dp1tp1 (and mb4 for the micro-batch)")
+    resume.add_argument("--world", metavar="W", help=f"go on with other ranks than before, {_WORLD}")
     resume.add_argument("--ui", action="store_true", help="serve the Prefect UI on loopback while the run lasts")
     join = command(commands, "join", "train along on another host, as a node of a run whose place has several", "runs.join")
     join.add_argument("run", help="its directory, which all hosts share")
@@ -178,11 +179,15 @@ def _add_checkpoint_commands(commands: Commands) -> None:
 
 def _add_proof_commands(commands: Commands) -> None:
     proof = command(commands, "verify-resume", "train unbroken and broken, and compare every number", "proofs.verify_resume")
-    proof.add_argument("recipe")
-    proof.add_argument("--at", type=int, metavar="STEP", help="stop after this step and resume (default: half of them)")
-    proof.add_argument("--steps", type=int, metavar="N", help="how many steps of the first stage (default: 12)")
-    proof.add_argument("--world", metavar="A", help="the ranks before, as pp2dp1tp1 (default: the recipe's)")
-    proof.add_argument("--then", metavar="B", help="the ranks after the resume (default: the same)")
+    proof.add_argument("recipe", help="a .toml file or a shipped name: k2_tiny, k2_1b, k2_65b")
+    proof.add_argument("--at", type=int, metavar="STEP", help="the break: stop after this step and resume (default: half of the steps)")
+    proof.add_argument("--steps", type=int, metavar="N", help="how many steps of the first stage are trained (default: 12)")
+    proof.add_argument("--world", metavar="A", help=f"the ranks before the break, {_WORLD} (default: the recipe's)")
+    proof.add_argument(
+        "--then",
+        metavar="B",
+        help="the ranks after it, written the same way (default: the same ranks; every number must then be equal to the bit)",
+    )
     proof.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c", help="override a field of the recipe")
     proof.add_argument("--place", metavar="FILE", help="TOML file that says where it is trained")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from flows.run import Say
 from k2.launch.local import Trainer
+from k2.recipe.load import RecipeError
 from k2.recipe.place import Place
 from k2.recipe.schema import Recipe
 from k2.recipe.world import in_world, world_of
@@ -58,13 +59,19 @@ class Proof:
 
 
 def plan_proof(recipe: Recipe, at: int | None, steps: int | None, world: str | None, then: str | None) -> Plan:
-    """The proof that was asked for, with what was not said filled in. `ValueError` when there are no such steps."""
+    """The proof that was asked for, with what was not said filled in. `RecipeError` when there are no such steps, or is no such world."""
     stage = recipe.stages[0]
-    count = steps or min(stage.steps, 12)
-    middle = at or count // 2
-    if not 1 <= middle < count <= stage.steps:
-        raise ValueError(
-            f"--at {middle} --steps {count}: the break must lie before the last step, and {stage.name} has {stage.steps} steps"
+    count = min(stage.steps, 12) if steps is None else steps
+    if not 2 <= count <= stage.steps:
+        raise RecipeError(
+            f"--steps {count}: a break needs a step before it and one behind it, and {stage.name} has {stage.steps} steps; "
+            f"give --steps from 2 to {stage.steps}"
+        )
+    middle = count // 2 if at is None else at
+    if not 1 <= middle < count:
+        raise RecipeError(
+            f"--at {middle} --steps {count}: the break must lie behind one of these steps and before another; give --at from 1 to "
+            f"{count - 1}" + (f", or more of the {stage.steps} steps of {stage.name}" if count < stage.steps else "")
         )
     first = world or world_of(recipe)
     for name in (first, then):

@@ -21,8 +21,11 @@ def verify_resume(arguments: Namespace) -> int:
             return (
                 f"{worlds}: {proof.steps} steps broken after {proof.at} equal the unbroken ones to the bit: losses, norms, weights, moments"
             )
-        differ = f"the losses differ by up to {proof.max_abs_difference:.3g} nats, first at step {proof.first_difference_step}"
-        return f"{worlds}: {differ}; {'within' if proof.holds else 'BEYOND'} the tolerance of {proof.tolerance:g}"
+        return (
+            f"{worlds}: different first at step {proof.first_difference_step}; the losses by up to {proof.max_abs_difference:.3g} nats, "
+            f"{'within' if proof.holds else 'BEYOND'} the tolerance of {proof.tolerance:g}; the weights by up to "
+            f"{proof.max_abs_weight_difference:.3g}"
+        )
 
     found = prove_resume(recipe, place, plan, arguments.runs_dir, say)
     answer(arguments, found, words(found))

@@ -49,6 +49,20 @@ def test_a_layout_that_cannot_be_trained_is_refused_before_anything_is_made(tmp_
     assert not (tmp_path / "runs" / "x").exists()
 
 
+@pytest.mark.parametrize(("asked", "says"), [
+    (("--at", "0"), "--at 0 --steps 12: the break must lie behind one of these steps and before another; give --at from 1 to 11, or more"),
+    (("--at", "24", "--steps", "24"), "give --at from 1 to 23\n"),
+    (("--steps", "25"), "stage1 has 24 steps; give --steps from 2 to 24"),
+    (("--steps", "0"), "--steps 0: a break needs a step before it and one behind it"),
+    (("--world", "2x1"), "'2x1' is no world: write pipeline, data and tensor ranks as pp2dp1tp1, with sp, zero3 and mb4 behind"),
+    (("--then", "pp3dp1"), "model.layers = 2 is not a multiple of layout.pipeline = 3"),
+])  # fmt: skip
+def test_a_proof_that_cannot_be_made_is_refused_before_anything_is_trained(
+    asked: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert says in refused(["verify-resume", MINI, *asked], capsys, 2)
+
+
 def test_a_missing_recipe_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert "k2_65b" in refused(["plan", "k3"], capsys, 2)
 
