@@ -19,6 +19,7 @@ from k2.run.plan import Train
 from k2.run.secrets import without_secrets
 
 MARK = "K2_PROCESS"  # carried by every process of a run: how strays of a killed supervisor are told from others
+_LOOPBACK = "127.0.0.1"
 _SHUTDOWN_SECONDS = "5"  # what torchrun leaves its ranks when its supervisor was killed; when a rank fails it is 30, fixed
 _MEETING_SECONDS = 300  # for the others to start torchrun: each has given signs of life just before
 _LAUNCHER = re.compile(r"^(TORCHELASTIC_|PET_|MASTER_|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)$)")  # of a launcher above us
@@ -115,9 +116,12 @@ def mark(role: Literal["trainer", "evaluator"], layout: RunLayout, number: int =
 
 
 def _rendezvous(place: Place, meeting: Meeting | None) -> tuple[str, ...]:
-    """Where hosts meet it is the static one: node 0 is the driver's, and torchrun unpickles nothing, as its c10d would."""
+    """Where hosts meet it is the static one: node 0 is the driver's, and torchrun unpickles nothing, as its c10d would.
+
+    A single host's ranks are told the loopback: torchrun would tell them the host's own name, and where no resolver knows it they wait.
+    """
     if meeting is None or place.rendezvous is None:
-        return ("--standalone",)
+        return ("--standalone", "--local-addr", _LOOPBACK)
     who = ("--nnodes", str(place.nodes), "--node-rank", str(meeting.node), "--local-addr", meeting.address)
     where = ("--rdzv-backend", "static", "--rdzv-endpoint", place.rendezvous, "--rdzv-id", meeting.id)
     return (*who, *where, "--rdzv-conf", f"timeout={_MEETING_SECONDS}")

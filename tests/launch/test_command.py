@@ -46,7 +46,10 @@ def test_the_trainer_is_torchrun_under_a_supervisor() -> None:
     supervisor, _, rest = " ".join(command.argv[1:]).partition(" -- ")
     launcher, _, trainer = rest.partition(" -m k2.train ")
     assert supervisor == "-m k2.launch.supervise --grace 12.0 --orphan-grace 3.0 --lock-fd 7 --launcher"
-    assert launcher == f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts 0 --shutdown-timeout 5"
+    assert launcher == (
+        f"{sys.executable} -m torch.distributed.run --standalone --local-addr 127.0.0.1 "  # a host's own name need not resolve
+        "--nproc-per-node 2 --max-restarts 0 --shutdown-timeout 5"
+    )
     assert trainer == "/runs/one --stage stage1 --attempt 3 --first-step 17 --checkpoint ckpt_002"
 
 

@@ -14,7 +14,10 @@ from k2.launch.strays import strays
 
 pytestmark = pytest.mark.slow
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "0", "--shutdown-timeout", "5")
+TORCHRUN = (
+    *("-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"),
+    *("--nproc-per-node", "2", "--max-restarts", "0", "--shutdown-timeout", "5"),
+)
 
 
 def start(rig: Rig, manner: str = "deaf") -> "subprocess.Popen[bytes]":
