@@ -25,6 +25,7 @@ _EPILOG = """\
 exit codes: 0 done, 1 error, 2 refused, 3 stopped (resumable), 4 waits for a decision, 5 held by another writer, 130 interrupted
 
 first steps:
+  k2 doctor                            what will fail before it does
   k2 plan k2_65b                       what a run would take
   k2 run k2_tiny --run first --ui      the whole pipeline in minutes, with the UI
   k2 status first                      where it stands
@@ -196,6 +197,10 @@ def _add_recipe_commands(commands: Commands) -> None:
     plan = command(commands, "plan", "what a recipe would take, before anything starts", "recipes.plan")
     plan.add_argument("recipe")
     plan.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c")
+    doctor = command(commands, "doctor", "say what will fail before it does, on this machine, of a recipe at a place", "doctor.doctor")
+    doctor.add_argument("recipe", nargs="?", help="a .toml file or a shipped name (default: the machine alone)")
+    doctor.add_argument("--set", dest="overrides", action="append", default=[], metavar="a.b=c", help="override a field of the recipe")
+    doctor.add_argument("--place", metavar="FILE", help="TOML file that says where the run is to happen")
     group = commands.add_parser("recipe", help="validate and compare recipes", description="Validate and compare recipes.")
     recipe = group.add_subparsers(dest="recipe_command", required=True, metavar="COMMAND")
     command(recipe, "check", "validate a recipe", "recipes.check").add_argument("recipe")

@@ -261,7 +261,7 @@ def _memory_lines(planned: Plan) -> list[str]:
     parts = fullest.model_dump(include={"weights", "gradients", "optimizer", "activations", "logits"})
     where = f"pipeline rank {fullest.pipeline_rank}, {fullest.stage}"
     title = f"Memory of the fullest of {planned.ranks} ranks ({where}; estimated)"
-    return [title, *(f"  {name:<28} {_size(value):>12}" for name, value in (parts | {"total": fullest.total}).items())]
+    return [title, *(f"  {name:<28} {sized(value):>12}" for name, value in (parts | {"total": fullest.total}).items())]
 
 
 def _cost_lines(planned: Plan) -> list[str]:
@@ -284,13 +284,13 @@ def _cost_lines(planned: Plan) -> list[str]:
 
 def _disk_lines(planned: Plan) -> list[str]:
     return [
-        f"Disk: {planned.checkpoints} checkpoints of {_size(planned.checkpoint_bytes)}, "
-        f"{_size(planned.checkpoints * planned.checkpoint_bytes)} if all are kept,",
-        f"      and {_size(planned.export_bytes)} a copy in Hugging Face format",
+        f"Disk: {planned.checkpoints} checkpoints of {sized(planned.checkpoint_bytes)}, "
+        f"{sized(planned.checkpoints * planned.checkpoint_bytes)} if all are kept,",
+        f"      and {sized(planned.export_bytes)} a copy in Hugging Face format",
     ]
 
 
-def _size(count: int) -> str:
+def sized(count: int) -> str:
     """Bytes in the decimal unit that leaves one to three digits before the point."""
     size, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB", "PB"):

@@ -17,6 +17,7 @@ from k2.run.layout import RunLayout
 from k2.run.ledger import Fact, IncidentDecided
 from k2.run.plan import open_incident
 from k2.run.receipt import now
+from k2.run.saving import due_checkpoint
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ def retain(recipe: Recipe, facts: list[Fact], holdings: Holdings, pins: frozense
 
     removable = () if open_incident(facts) is not None else tuple(c.name for c in passing if may_go(c))
     return Retention(tuple(c.name for c in holdings.checkpoints if c.name not in removable), removable)
+
+
+def most_passing(recipe: Recipe) -> int:
+    """How many rescue checkpoints lie on the disk at the most, pins and incidents aside."""
+    return max(_most_passing_in(recipe, stage) for stage in recipe.stages)
 
 
 def pin(layout: RunLayout, name: str) -> None:
@@ -89,6 +95,16 @@ def _bring_back(layout: RunLayout, path: Path) -> None:
     if path.is_dir() and not layout.checkpoint(path.name).exists():
         path.rename(layout.checkpoint(path.name))
         sync_folder(layout.checkpoints)
+
+
+def _most_passing_in(recipe: Recipe, stage: Stage) -> int:
+    """What is kept at the stage's end, and twice what a chunk adds: what comes until the next round, and the round before in the trash."""
+    due = {step: due_checkpoint(recipe, stage, step, trained=True) for step in range(1, stage.steps + 1)}
+    made = tuple(HeldCheckpoint(one.name, one.kind, stage.name, step, 0) for step, one in due.items() if one is not None)
+    kept = set(retain(recipe, [], Holdings(True, made, {}, False), frozenset()).kept)
+    passing = [checkpoint for checkpoint in made if checkpoint.kind == "rescue"]
+    of_a_chunk = -(-stage.steps_per_chunk // recipe.checkpoints.rescue_every_steps)
+    return min(len(passing), sum(checkpoint.name in kept for checkpoint in passing) + 2 * of_a_chunk)
 
 
 def _wanted_steps(recipe: Recipe, stage: Stage) -> int:

@@ -96,15 +96,23 @@ def read_one(source: Source, place: Place, name: str, position: int) -> Found | 
 
 def open_store(source: FilesSource, place: Place) -> Store:
     """Where the source's files lie. `DataError` when the place does not let recipes read from there."""
-    if "://" not in source.pattern:
-        return FolderStore(Path(place.data_dir))
-    if not any(source.pattern.startswith(beginning.rstrip("/") + "/") for beginning in place.read_from):
+    refuse_forbidden(source, place)
+    return open_remote(source.pattern) if is_remote(source) else FolderStore(Path(place.data_dir))
+
+
+def is_remote(source: FilesSource) -> bool:
+    """Whether the files lie at an address and not in the place's data folder."""
+    return "://" in source.pattern
+
+
+def refuse_forbidden(source: FilesSource, place: Place) -> None:
+    """`DataError` for an address that the place does not let recipes read from."""
+    if is_remote(source) and not any(source.pattern.startswith(beginning.rstrip("/") + "/") for beginning in place.read_from):
         allowed = ", ".join(place.read_from) or "no address"
         raise DataError(
             f"source.pattern = {source.pattern!r} may not be read here: the place allows {allowed}; "
             "have its beginning added to the place's read_from, or copy the files into the place's data folder"
         )
-    return open_remote(source.pattern)
 
 
 def _reader(source: FilesSource, place: Place) -> FileReader:

@@ -78,8 +78,8 @@ def read_held_out(path: Path) -> list[HeldOutDocument]:
     return [HeldOutDocument(str(r["id"]), str(r["subset"]), str(r["text"])) for r in rows]
 
 
-def _mirrored(place: Place) -> dict[str, str]:
-    """The digest of every data set of the mirror, by name. `SuiteError` names what is missing and how to get it."""
+def mirror_of(place: Place) -> Path:
+    """The place's folder of the report's data sets, every one there. `SuiteError` names what is missing and how to get it."""
     how = "fill a folder with `k2 eval fetch --to DIR` and name it as benchmarks_dir in the place"
     if place.benchmarks_dir is None:
         raise SuiteError(f"the suite {REPORT_SUITE} asks published data sets, and the place names no folder that holds them: {how}")
@@ -87,6 +87,12 @@ def _mirrored(place: Place) -> dict[str, str]:
     missing = missing_in(mirror)
     if missing:
         raise SuiteError(f"{mirror} lacks {len(missing)} data sets of the suite {REPORT_SUITE}: {', '.join(missing)}; {how}")
+    return mirror
+
+
+def _mirrored(place: Place) -> dict[str, str]:
+    """The digest of every data set of the mirror, by name."""
+    mirror = mirror_of(place)
     names = {task.data_set for task in tasks_of(REPORT_SUITE) if task.data_set}
     return {name: data_digest(mirror, name) for name in sorted(names)}
 

@@ -28,10 +28,14 @@ def seats(place: Place, inherited: Mapping[str, str], cuda_devices: int) -> tupl
 
     `cuda_devices` is how many this machine has. One that is not there is refused: it would fail at whatever it took.
     """
+    return tuple(_seats(place, visible_devices(inherited, cuda_devices)))
+
+
+def visible_devices(inherited: Mapping[str, str], cuda_devices: int) -> list[str]:
+    """The own names of those of this machine's devices that CUDA_VISIBLE_DEVICES leaves to be seen."""
     shown = inherited.get("CUDA_VISIBLE_DEVICES")
     every = [str(index) for index in range(cuda_devices)]
-    visible = every if shown is None or not every else [one.strip() for one in shown.split(",") if one.strip()]
-    return tuple(_seats(place, visible))
+    return every if shown is None or not every else [one.strip() for one in shown.split(",") if one.strip()]
 
 
 def _seats(place: Place, visible: Sequence[str]) -> Iterator[Seat]:

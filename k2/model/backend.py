@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-import torch
-
 from k2.recipe.place import Place
 from k2.recipe.schema import Recipe
 
@@ -40,6 +38,8 @@ def choose_backend(recipe: Recipe, place: Place, machine: Machine) -> Backend:
 
 
 def this_machine(device: str) -> Machine:
+    import torch
+
     capability = torch.cuda.get_device_capability() if device == "cuda" else None
     return Machine(capability, find_spec("flash_attn") is not None)
 

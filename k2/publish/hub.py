@@ -246,12 +246,17 @@ def _tag(parcel: Parcel) -> str:
     return f"{parcel.name}{_PUBLISHED}"
 
 
+def lacking_token(target: HubTarget) -> str | None:
+    """What the target needs that neither the environment nor a loan has; None where it has."""
+    if setting("HF_TOKEN"):
+        return None
+    return f"{target} needs a token: set HF_TOKEN, or a block of place.credentials, to one that may write to {target.repository}"
+
+
 def _client(target: HubTarget) -> "HfApi":
     endpoint, token = (setting("HF_ENDPOINT") or PUBLIC).rstrip("/"), setting("HF_TOKEN")
-    if not token:
-        raise PublishRefused(
-            f"{target} needs a token: set HF_TOKEN, or a block of place.credentials, to one that may write to {target.repository}"
-        )
+    if (lacking := lacking_token(target)) is not None:
+        raise PublishRefused(lacking)
     if endpoint != PUBLIC:
         os.environ["HF_HUB_DISABLE_XET"] = "1"  # the Xet protocol exists on the public Hub alone, and commits in several steps
     from huggingface_hub import HfApi, constants

@@ -183,12 +183,17 @@ def opened(target: S3Target, failing: str, part_bytes: int = PART_BYTES) -> Iter
 
 def _open(target: S3Target, part_bytes: int) -> S3Store:
     endpoint = setting("AWS_ENDPOINT_URL_S3") or setting("AWS_ENDPOINT_URL")
-    if not any(setting(name) for name in _CREDENTIALS):
-        raise PublishRefused(
-            f"{target} needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or place.credentials"
-        )
+    if (lacking := lacking_credentials(target)) is not None:
+        raise PublishRefused(lacking)
     # CRC64NVME costs a tenth of a second a GB and AWS checks it; other stores differ in what they take, and the ETag is compared anyway
     return S3Store(client_of(endpoint), target, part_bytes, checksum=None if endpoint else "CRC64NVME")
+
+
+def lacking_credentials(target: S3Target) -> str | None:
+    """What the target needs that neither the environment nor a loan has; None where it has."""
+    if any(setting(name) for name in _CREDENTIALS):
+        return None
+    return f"{target} needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or place.credentials"
 
 
 def client_of(endpoint: str | None) -> Any:

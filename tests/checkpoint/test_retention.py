@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from k2.checkpoint.retention import empty_trash, move_to_trash, pin, pinned, retain, unpin
+from k2.checkpoint.retention import empty_trash, most_passing, move_to_trash, pin, pinned, retain, unpin
 from k2.recipe.load import load_recipe
 from k2.run.holdings import HeldCheckpoint, Holdings
 from k2.run.layout import RunLayout
 from k2.run.ledger import IncidentClosed, IncidentDecided, IncidentOpened
+from k2.run.saving import due_checkpoint
 
 MINI = str(Path(__file__).parents[1] / "mini.toml")
 LONG = load_recipe(MINI, ("stages.stage1.chunks=6", "checkpoints.keep_last=1"))  # 28 steps are within a rollback's reach
@@ -54,6 +55,21 @@ def test_a_stages_rescues_age_on_in_the_next_stage():
     later = load_recipe(MINI, ("stages.stage2.chunks=8", "checkpoints.keep_last=1"))
     assert retain(later, [], holdings(rescue, newer, HeldCheckpoint("ckpt_004", "chunk", "stage2", 4, 0)), NOBODY).removable == ()
     assert retain(later, [], holdings(rescue, newer, HeldCheckpoint("ckpt_011", "chunk", "stage2", 32, 0)), NOBODY).removable == ("rescue",)
+
+
+@pytest.mark.parametrize("every, last", [(1, 1), (3, 5), (5, 40), (20, 2)])
+def test_no_more_lie_on_the_disk_than_is_said_before(every, last):
+    wide = ("stages.stage1.chunks=40", f"checkpoints.rescue_every_steps={every}", f"checkpoints.keep_last={last}")
+    recipe = load_recipe(MINI, wide)
+    stage, held, trash, most = recipe.stage("stage1"), [], [], 0
+    for step in range(1, stage.steps + 1):
+        due = due_checkpoint(recipe, stage, step, trained=True)
+        held += [] if due is None else [HeldCheckpoint(due.name, due.kind, "stage1", step, 0)]
+        most = max(most, sum(one.kind == "rescue" for one in (*held, *trash)))
+        if due is not None and due.kind == "chunk":  # a round: the trash is emptied, and filled anew
+            trash = [one for one in held if one.name in retain(recipe, [], holdings(*held), NOBODY).removable]
+            held = [one for one in held if one not in trash]
+    assert most <= most_passing(recipe) <= most + 2 * -(-stage.steps_per_chunk // every)
 
 
 def test_nothing_held_nothing_goes():
