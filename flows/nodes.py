@@ -10,7 +10,7 @@ from flows.run import Run
 from k2.launch.network import check_driver
 from k2.run.control import read_stop_request, request_stop
 from k2.run.ledger import last_attempt
-from k2.run.nodes import SIGN_SECONDS, NodeWatch, Sign
+from k2.run.nodes import SIGN_SECONDS, NodeWatch, Sign, read_call
 
 _LOOK_SECONDS = 0.25
 
@@ -44,6 +44,8 @@ class Nodes:
         """Which of those that gathered is lost, in words for a person; None while all live. Call it as often as you like."""
         silence = f"gave no sign for {self._run.place.node_silence_seconds:g} s"
         gone = dict.fromkeys(self._missing(), silence)
+        call = read_call(self._run.layout)
+        gone |= dict.fromkeys(() if call is None else self._watch.failed(call), "lives, but its ranks have ended")
         for node, sign in self._watch.newest.items():
             if sign.holder != self._gathered[node].holder:
                 gone[node] = f"ended, and {sign.host} has taken its place"

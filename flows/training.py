@@ -159,15 +159,20 @@ class _Following:
             self._beside.see(record)
         for alarm in self._alarms.new():
             self._run.say(f"ALARM: {alarm}")
+        if self._trainer.poll() is None:
+            self._kill_if_hopeless()
+        self._pass_on(self._beside.asked())
+        self._insist(len(records))
+        time.sleep(POLL_SECONDS)
+
+    def _kill_if_hopeless(self) -> None:
+        """Where it hangs, or has lost a node."""
         if self._pulse.stalled:
             self._run.say(f"no step for {self._pulse.silent_seconds:.0f} s: the trainer hangs and is killed")
             self._trainer.kill()
         elif (lost := self._nodes.lost()) is not None:
             self._run.say(f"{lost}: the attempt is ended, its ranks cannot go on without it")
             self._trainer.kill()
-        self._pass_on(self._beside.asked())
-        self._insist(len(records))
-        time.sleep(POLL_SECONDS)
 
     def _insist(self, num_steps: int) -> None:
         """Ask, wait, then SIGTERM to every process of the trainer, then SIGKILL: no verdict hangs on one rank that does not listen."""

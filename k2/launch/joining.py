@@ -101,6 +101,8 @@ class _Joined:
                 if leave_by is not None and time.monotonic() > leave_by:
                     code = trainer.kill()
                     break
+        if code:
+            self._seat.failed = call.id
         log = f", see {node_log(self._layout, self._seat.node, segment)}" if code else ""
         self._say(f"attempt {segment.attempt} ended here with exit code {code}{log}")
 

@@ -22,6 +22,7 @@ from k2.run.layout import RunLayout
 from k2.run.plan import Train
 
 SIGN_SECONDS = 1.0
+_FAILED_SECONDS = 10.0  # for the ranks of the others to notice, and to say so themselves, that some are gone
 
 
 class Call(BaseModel):
@@ -59,7 +60,7 @@ def _write_call(layout: RunLayout, call: Call) -> None:
 
 
 class Sign(BaseModel):
-    """A sign of life. `holder` is drawn anew whenever a seat is taken."""
+    """A sign of life. `holder` is drawn anew whenever a seat is taken; `failed` is the last call in which the node's ranks ended badly."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,6 +68,7 @@ class Sign(BaseModel):
     pid: int
     holder: str
     number: int
+    failed: str = ""
 
 
 @dataclass
@@ -77,11 +79,12 @@ class Seat:
     descriptor: int
     holder: str
     signs: int = 0
+    failed: str = ""
 
     def give_sign(self) -> None:
         """Show that this host lives. In place: a renamed file may be seen late over a network."""
         self.signs += 1
-        sign = Sign(host=socket.gethostname()[:64], pid=os.getpid(), holder=self.holder, number=self.signs)
+        sign = Sign(host=socket.gethostname()[:64], pid=os.getpid(), holder=self.holder, number=self.signs, failed=self.failed)
         os.pwrite(self.descriptor, sign.model_dump_json().encode().ljust(256) + b"\n", 0)
         os.fsync(self.descriptor)
 
@@ -119,6 +122,7 @@ class NodeWatch:
         self._files = {node: layout.node(node) for node in range(1, place.nodes)}
         self._signs = {node: _read_sign(path) for node, path in self._files.items()}
         self._looked, self._watched_seconds = clock(), 0.0
+        self._failed: dict[int, float] = {}  # the same, of a word that its ranks ended badly
         self._heard: dict[int, float] = {}  # after how many of them a sign changed: what stood there before says nothing
 
     def look(self) -> None:
@@ -127,14 +131,23 @@ class NodeWatch:
         before, self._looked = self._looked, self._clock()
         self._watched_seconds += min(self._looked - before, 2 * SIGN_SECONDS)
         for node, sign in found.items():
-            if sign is not None and sign != self._signs[node]:
-                self._signs[node], self._heard[node] = sign, self._watched_seconds
+            last = self._signs[node]
+            if sign is None or sign == last:
+                continue
+            if last is None or sign.failed != last.failed:
+                self._failed[node] = self._watched_seconds
+            self._signs[node], self._heard[node] = sign, self._watched_seconds
 
     @property
     def missing(self) -> tuple[int, ...]:
         """Those that have given no sign, or none for too long."""
         oldest = self._watched_seconds - self._silence_seconds
         return tuple(node for node in self._files if self._heard.get(node, oldest) <= oldest)
+
+    def failed(self, call: Call) -> tuple[int, ...]:
+        """Those that live, but whose ranks have ended badly in this call, a while ago: what the others wait for may never come."""
+        before = self._watched_seconds - _FAILED_SECONDS
+        return tuple(node for node, sign in self.newest.items() if sign.failed == call.id and self._failed.get(node, before) <= before)
 
     @property
     def newest(self) -> dict[int, Sign]:

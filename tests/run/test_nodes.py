@@ -106,6 +106,24 @@ def test_a_disk_that_stood_still_is_nobodys_silence(tmp_path: Path) -> None:
     assert watch.missing == (1,)
 
 
+def test_a_node_whose_ranks_ended_badly_says_so_in_this_call_alone(tmp_path: Path) -> None:
+    layout, clock = RunLayout(tmp_path), Clock()
+    with take_seat(layout, 1, never) as seat:
+        earlier, call = call_nodes(layout, SEGMENT), call_nodes(layout, SEGMENT)
+        watch = NodeWatch(TWO, layout, clock)
+        seat.failed = earlier.id
+        for _ in range(15):
+            seat.give_sign()
+            look_for(watch, clock, 1.0)
+        assert (watch.failed(call), watch.failed(earlier)) == ((), (1,))
+        seat.failed = call.id
+        seat.give_sign()
+        look_for(watch, clock, 5.0)
+        assert watch.failed(call) == ()  # the others may still say it themselves
+        look_for(watch, clock, 6.0)
+        assert watch.failed(call) == (1,)
+
+
 def test_half_a_sign_is_none_and_a_node_that_never_came_is_missing(tmp_path: Path) -> None:
     layout = RunLayout(tmp_path)
     watch = NodeWatch(TWO.model_copy(update={"nodes": 3}), layout)
