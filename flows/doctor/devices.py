@@ -6,7 +6,7 @@ What is known of the devices is the driver's word (`nvidia-smi`); which of them 
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -19,16 +19,19 @@ from k2.launch.seats import Device, seats, visible_devices
 from k2.model.backend import Machine, choose_backend
 from k2.model.peak import PEAK_TFLOPS
 
+_OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}  # of each CUDA, by NVIDIA's table of minor version compatibility
 _FULL = 0.9  # of a device's memory: what the allocator cannot use, and the libraries' own buffers
 
 
 @dataclass(frozen=True)
 class Card:
-    """One device, as its driver names it."""
+    """One device, as its driver tells of it. `memory_free` is what other processes leave of `memory`."""
 
     name: str
     memory: int
+    memory_free: int
     capability: tuple[int, int]
+    driver: str
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,14 @@ class Devices:
     inherited: Mapping[str, str]
 
     @property
-    def visible(self) -> int:
-        return len(visible_devices(self.inherited, self.count)) if self.count else 0
+    def visible(self) -> list[str]:
+        return visible_devices(self.inherited, self.count) if self.count else []
+
+    @property
+    def seen(self) -> tuple[Card, ...]:
+        """The cards that are visible; all of them where they are not named by number."""
+        numbers = [int(name) for name in self.visible if name.isdigit() and int(name) < len(self.cards)]
+        return tuple(self.cards[number] for number in numbers) or self.cards
 
 
 def device_of(patient: Patient, devices: Devices) -> Device:
@@ -80,9 +89,9 @@ def _judge_cuda(patient: Patient, devices: Devices) -> Iterator[Check]:
     if devices.torch_cuda is None:
         yield fails("device", f"{asked}, and this torch is built without CUDA", "install torch for CUDA (`make` takes it from TORCH)")
         return
-    names = ", ".join(sorted({card.name for card in devices.cards})) or "NVIDIA"
-    found = f"{devices.visible} x {names} to be seen; ranks on this host, a device each: {needed}"
-    if devices.visible < needed:
+    names = ", ".join(sorted({card.name for card in devices.seen})) or "NVIDIA"
+    found = f"{len(devices.visible)} x {names} to be seen; ranks on this host, a device each: {needed}"
+    if len(devices.visible) < needed:
         hint = "use more hosts (nodes of the place) or another world, or unset CUDA_VISIBLE_DEVICES where it hides some"
         yield fails("device", found, hint)
         return
@@ -91,21 +100,34 @@ def _judge_cuda(patient: Patient, devices: Devices) -> Iterator[Check]:
 
 
 def _judge_cards(patient: Patient, devices: Devices) -> Iterator[Check]:
-    if not devices.cards:
+    if not devices.seen:
         yield note("driver", "nvidia-smi does not answer: memory and peak of the devices are not known", "see whether the driver is well")
         return
-    smallest = min(devices.cards, key=lambda card: card.memory)
+    yield _judge_driver(devices.seen[0].driver, devices.torch_cuda or "")
     if patient.recipe is not None:
-        need = plan(patient.recipe).memory_bytes_per_rank.total
-        found = f"{sized(smallest.memory)} a device; the fullest rank takes about {sized(need)}"
-        if need > smallest.memory:
-            yield fails("device memory", found, "more tensor or pipeline ranks, smaller micro-batches, recomputation, or larger devices")
-        elif need > _FULL * smallest.memory:
-            yield note("device memory", found, "that fits barely, if at all: smaller micro-batches or recomputation make room")
-        else:
-            yield fine("device memory", found)
-    for name in sorted({card.name for card in devices.cards} - set(PEAK_TFLOPS)):
+        yield _judge_device_memory(devices.seen, plan(patient.recipe).memory_bytes_per_rank.total)
+    for name in sorted({card.name for card in devices.seen} - set(PEAK_TFLOPS)):
         yield note("peak", f"of the device {name!r} none is known, so no MFU will be given", "add it to k2/model/peak.py")
+
+
+def _judge_driver(driver: str, cuda: str) -> Check:
+    oldest = _OLDEST_DRIVERS.get(int(cuda.partition(".")[0] or 0), 0)
+    found = f"{driver}; torch is built with CUDA {cuda}"
+    if int(driver.partition(".")[0]) < oldest:
+        return fails("driver", f"{found}, which needs {oldest} or newer", "update the driver, or install torch for an older CUDA")
+    return fine("driver", found)
+
+
+def _judge_device_memory(cards: Sequence[Card], need: int) -> Check:
+    card = min(cards, key=lambda card: card.memory_free)
+    name, found = "device memory", f"{sized(card.memory_free)} free of {sized(card.memory)}; the fullest rank takes about {sized(need)}"
+    if need > card.memory:
+        return fails(name, found, "more tensor or pipeline ranks, smaller micro-batches, recomputation, or larger devices")
+    if need > card.memory_free:
+        return fails(name, found, "other processes hold the rest of a device: `nvidia-smi` names them")
+    if need > _FULL * card.memory:
+        return note(name, found, "that fits barely, if at all: smaller micro-batches or recomputation make room")
+    return fine(name, found)
 
 
 def _judge_evaluators(patient: Patient, devices: Devices) -> Iterator[Check]:
@@ -118,9 +140,9 @@ def _judge_evaluators(patient: Patient, devices: Devices) -> Iterator[Check]:
 
 
 def _judge_attention(patient: Patient, device: Device, devices: Devices) -> Iterator[Check]:
-    if patient.recipe is None or (device == "cuda" and not devices.cards):
+    if patient.recipe is None or (device == "cuda" and not devices.seen):
         return
-    capability = devices.cards[0].capability if device == "cuda" else None
+    capability = devices.seen[0].capability if device == "cuda" else None
     try:
         yield fine("attention", choose_backend(patient.recipe, patient.place, Machine(capability, devices.flash)))
     except ValueError as error:
@@ -144,7 +166,7 @@ def torch_cuda() -> str | None:
 
 
 def _ask_driver() -> tuple[Card, ...]:
-    query = ("nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits")
+    query = ("nvidia-smi", "--query-gpu=memory.total,memory.free,compute_cap,driver_version,name", "--format=csv,noheader,nounits")
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -153,6 +175,8 @@ def _ask_driver() -> tuple[Card, ...]:
 
 
 def read_cards(text: str) -> tuple[Card, ...]:
-    """The lines of nvidia-smi: a name, MiB, a capability. A line that says something else is left out."""
-    found = re.findall(r"^\s*(.+?), (\d+), (\d+)\.(\d+)\s*$", text, re.MULTILINE)
-    return tuple(Card(name, int(mib) << 20, (int(major), int(minor))) for name, mib, major, minor in found)
+    """The lines of nvidia-smi: MiB, MiB free, a capability, a driver's version, a name. A line that says something else is left out."""
+    found = re.findall(r"^(\d+), (\d+), (\d+)\.(\d+), (\d+[\d.]*), (.+?)\s*$", text, re.MULTILINE)
+    return tuple(
+        Card(name, int(mib) << 20, int(free) << 20, (int(major), int(minor)), driver) for mib, free, major, minor, driver, name in found
+    )

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from k2.estimate import Memory, Plan, plan, sized
 from k2.launch.seats import Device
 
 _PROCESS_BYTES = 300_000_000  # of a rank with torch and DeepSpeed before its first tensor; measured: 0.26 GB
-_EVALUATOR_BYTES = 700_000_000  # with the harness, before its model
+_EVALUATOR_BYTES = 600_000_000  # with the harness, before its model; measured: 0.53 GB
 _SHARED_BYTES = 1 << 30  # what NCCL's documentation asks of a container
 _OPEN_FILES = 1024
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -109,13 +110,13 @@ def _judge_open_files(patient: Patient, host: Host) -> Check:
 
 
 def this_host() -> Host:
-    memory = psutil.virtual_memory()
-    limit, used = memory_limit(_CGROUPS, Path("/proc/self/cgroup"))
+    memory, own = psutil.virtual_memory(), Path("/proc/self/cgroup")
+    limit, used = memory_limit(_CGROUPS, own)
     total = min(int(memory.total), limit)
     return Host(
         memory=total,
         memory_free=min(int(memory.available), max(0, limit - used)),
-        cores=len(os.sched_getaffinity(0)),
+        cores=max(1, int(min(len(os.sched_getaffinity(0)), cores_allowed(_CGROUPS, own)))),
         shared_memory=_free_shared_memory(Path("/dev/shm")),  # noqa: S108 (asked, not written to)
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         compiler=shutil.which("c++") or shutil.which("g++") or shutil.which("clang++"),
@@ -125,21 +126,44 @@ def this_host() -> Host:
 def memory_limit(cgroups: Path, own: Path) -> tuple[int, int]:
     """(limit, used) bytes of the tightest control group that this process is in, of either version; a very large limit where none is."""
     found = [(_UNLIMITED, 0)]
+    for version, folder in _own_groups(cgroups, own, "memory"):
+        names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        found.append(_read_limit(folder, *names))
+    return min(found, key=lambda pair: pair[0] - pair[1])
+
+
+def cores_allowed(cgroups: Path, own: Path) -> float:
+    """How many cores' time the control groups of version 2 leave to this process; infinite where they do not say."""
+    allowed = [float("inf")]
+    for _, folder in _own_groups(cgroups, own, "cpu"):
+        with suppress(OSError, ValueError):  # "max 100000", or no such file at the root
+            quota, period = map(int, (folder / "cpu.max").read_text().split())
+            allowed.append(quota / period)
+    return min(allowed)
+
+
+def _own_groups(cgroups: Path, own: Path, controller: str) -> Iterator[tuple[int, Path]]:
+    """The folders of the process's groups that have the controller, with the version, from its own to the root."""
     for line in own.read_text().splitlines() if own.is_file() else ():
         _, controllers, path = line.split(":", 2)
-        if controllers in ("", "memory"):
-            names = ("memory.max", "memory.current") if not controllers else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            root = cgroups / controllers
-            folder = root / path.lstrip("/")
-            found += [_read_limit(one, *names) for one in (folder, *folder.parents) if one.is_relative_to(root)]
-    return min(found, key=lambda pair: pair[0] - pair[1])
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = cgroups / controllers
+        folder = root / path.lstrip("/")
+        yield from ((1 if controllers else 2, one) for one in (folder, *folder.parents) if one.is_relative_to(root))
 
 
 def _read_limit(folder: Path, limit: str, used: str) -> tuple[int, int]:
     try:
-        return int((folder / limit).read_text()), int((folder / used).read_text())
+        return int((folder / limit).read_text()), max(0, int((folder / used).read_text()) - _cached(folder / "memory.stat"))
     except (OSError, ValueError):  # "max", or no such file at the root
         return _UNLIMITED, 0
+
+
+def _cached(stat: Path) -> int:
+    """Bytes of files that were read and are not in use: a group's use counts them, and the kernel gives them up before anything else."""
+    values = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
+    return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
 
 
 def _free_shared_memory(folder: Path) -> int | None:

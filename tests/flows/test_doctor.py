@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from flows.cli import main
 from flows.doctor.check import Check, Patient
 from flows.doctor.devices import Card, Devices, device_of, judge_devices, read_cards
-from flows.doctor.machine import Host, judge_host, memory_limit
+from flows.doctor.machine import Host, cores_allowed, judge_host, memory_limit
 from flows.doctor.network import Server, judge_meeting, judge_server, meet
 from flows.doctor.outside import judge_wandb
 from flows.doctor.software import asked_for, bounds, judge_jail, judge_libraries
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 MINI, CORPUS = str(ROOT / "tests" / "mini.toml"), ROOT / "tests" / "corpus"
 TINY, LARGE = load_recipe("k2_tiny"), load_recipe("k2_65b")
 HOST = Host(memory=16 << 30, memory_free=15 << 30, cores=2, shared_memory=8 << 30, open_files=1024, compiler="/usr/bin/c++")
-H100 = Card("NVIDIA H100 80GB HBM3", 80 << 30, (9, 0))
+H100 = Card("NVIDIA H100 80GB HBM3", 80 << 30, 79 << 30, (9, 0), "580.65.06")
 EIGHT = Devices(8, (H100,) * 8, "13.0", False, {})
 
 
@@ -88,6 +88,15 @@ def test_what_will_fail_is_said_with_its_fix_and_no_secret(
     assert "AWS_SECRET_ACCESS_KEY" in str(checks["publish to s3"]["hint"])
     assert "`k2 eval fetch --to DIR`" in str(checks["suite k2_21"]["hint"])
     assert "AKIASECRET" not in json.dumps(checks)
+
+
+def test_a_password_in_an_address_is_not_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "https://user:hidden@prefect.example/api")
+    _, checks = examined(capsys, "--runs-dir", tmp_path)
+    assert checks["Prefect server"]["found"] == "https://prefect.example/api lies beyond loopback and was not asked"
+    assert "hidden" not in json.dumps(checks)
 
 
 def test_a_recipe_or_a_place_that_is_refused_is_refused_as_by_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,7 +183,11 @@ def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
     for folder, limit, used in ((job, "max", "5"), (job.parent, "4000", "1500")):
         (folder / "memory.max").write_text(limit + "\n")
         (folder / "memory.current").write_text(used + "\n")
-    assert memory_limit(tmp_path, own) == (4000, 1500)
+    (job.parent / "memory.stat").write_text("anon 700\ninactive_file 500\n")  # a cache is no use that counts
+    (job / "cpu.max").write_text("max 100000\n")
+    (job.parent / "cpu.max").write_text("150000 100000\n")
+    assert memory_limit(tmp_path, own) == (4000, 1000)
+    assert cores_allowed(tmp_path, own) == 1.5
     own.write_text("5:memory:/docker\n")
     (tmp_path / "memory" / "docker").mkdir(parents=True)
     (tmp_path / "memory" / "docker" / "memory.limit_in_bytes").write_text("3000\n")
@@ -200,16 +213,26 @@ def test_each_rank_of_the_host_needs_a_device_that_is_to_be_seen_and_large_enoug
     assert failing(judge_devices(alone, "cuda", EIGHT)) == ["device"]
     assert failing(judge_devices(eight_hosts, "cuda", EIGHT)) == []
     assert failing(judge_devices(eight_hosts, "cuda", replace(EIGHT, inherited={"CUDA_VISIBLE_DEVICES": "0,1"}))) == ["device"]
-    small = Card("Some Card", 8 << 30, (8, 9))
+    small = Card("Some Card", 8 << 30, 8 << 30, (8, 9), "580.65.06")
     said = list(judge_devices(eight_hosts, "cuda", replace(EIGHT, cards=(small,) * 8)))
     assert failing(said) == ["device memory"]
     assert "no MFU" in the_only(check for check in said if check.name == "peak").found
     assert failing(judge_devices(patient("k2_1b", device="cuda", attention="flash"), "cuda", EIGHT)) == ["attention"]
 
 
+def test_only_the_devices_that_are_to_be_seen_count_and_what_others_leave_of_them() -> None:
+    one = patient("k2_1b", device="cuda")
+    busy = replace(EIGHT, cards=(replace(H100, memory_free=1 << 30), *EIGHT.cards[1:]))
+    assert failing(judge_devices(one, "cuda", busy)) == ["device memory"]
+    assert failing(judge_devices(one, "cuda", replace(busy, inherited={"CUDA_VISIBLE_DEVICES": "3"}))) == []
+    old = replace(EIGHT, cards=(replace(H100, driver="535.104.05"),) * 8)
+    assert failing(judge_devices(one, "cuda", old)) == ["driver"]
+    assert failing(judge_devices(one, "cuda", replace(old, torch_cuda="12.8"))) == []
+
+
 def test_what_the_driver_says_is_read_by_its_form() -> None:
-    said = "NVIDIA H100 80GB HBM3, 81559, 9.0\nNVIDIA H100 80GB HBM3, 81559, 9.0\nSome Warning\n"
-    assert read_cards(said) == (Card("NVIDIA H100 80GB HBM3", 81559 << 20, (9, 0)),) * 2
+    said = "81559, 81007, 9.0, 580.65.06, NVIDIA H100 80GB HBM3\n" * 2 + "No devices were found\n"
+    assert read_cards(said) == (Card("NVIDIA H100 80GB HBM3", 81559 << 20, 81007 << 20, (9, 0), "580.65.06"),) * 2
 
 
 # -- where processes meet ------------------------------------------------------------------------------------------------------
