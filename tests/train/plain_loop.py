@@ -3,6 +3,7 @@
 AdamW and clipping are written out here from their papers, so that an error in the trainer's is not repeated.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +28,15 @@ class Moments:
     second: Tensor
 
 
+@dataclass(frozen=True)
+class Plain:
+    """The curve, and by their names the weights and first moments that remain."""
+
+    curve: Curve
+    weights: dict[str, Tensor]
+    first_moments: dict[str, Tensor]
+
+
 def synthetic_samples(recipe: Recipe, stage: Stage) -> Callable[[int], NDArray[np.uint16]]:
     """Rows that a model can learn: counting with noise, from the step's number; in documents of eleven where the stage keeps to them."""
 
@@ -44,27 +54,35 @@ def synthetic_samples(recipe: Recipe, stage: Stage) -> Callable[[int], NDArray[n
 
 
 def train_plain(
-    recipe: Recipe, stage: Stage, rates: list[float], read: Callable[[int], NDArray[np.uint16]]
-) -> tuple[Curve, dict[str, Tensor]]:
-    """The curve of len(rates) steps, and the weights that remain. In bf16 masters, moments and accumulated gradients are fp32."""
+    recipe: Recipe, stage: Stage, rates: list[float], read: Callable[[int], NDArray[np.uint16]], refused_step: int | None = None
+) -> Plain:
+    """What len(rates) steps leave. In bf16 masters, moments and accumulated gradients are fp32.
+
+    The gradient of `refused_step` is no number: there is no update, the moments do not count it, and the next step has its own rate.
+    """
     model = build_plain(recipe.model, stage.rope_base, recipe.seed, stage.attention_span)
     if recipe.layout.precision == "bf16":
         model.bfloat16()
     masters = [p.detach().float().clone() for p in model.parameters()]
     moments = [Moments(torch.zeros_like(m), torch.zeros_like(m)) for m in masters]
-    losses, norms = [], []
+    losses, norms, updates = [], [], 0
     for step, rate in enumerate(rates, start=1):
         loss, gradients = gradients_of(model, torch.from_numpy(read(step).astype(np.int64)), stage.micro_batch_samples)
+        losses.append(loss)
+        if step == refused_step:
+            norms.append(math.inf)
+            continue
+        updates += 1
         norm = torch.sqrt(sum(((g.double() ** 2).sum() for g in gradients), start=torch.zeros((), dtype=torch.float64))).item()
         scale = min(1.0, recipe.optimizer.clip / (norm + 1e-6))
         for master, gradient, moment in zip(masters, gradients, moments, strict=True):
-            adamw_step(master, gradient * scale, moment, recipe.optimizer, rate, step)
+            adamw_step(master, gradient * scale, moment, recipe.optimizer, rate, updates)
         with torch.no_grad():
             for parameter, master in zip(model.parameters(), masters, strict=True):
                 parameter.copy_(master)
-        losses.append(loss)
         norms.append(norm)
-    return Curve(losses, norms), weights_of(model, recipe.model)
+    weights = weights_of(model, recipe.model)
+    return Plain(Curve(losses, norms), weights, dict(zip(weights, (moment.first for moment in moments), strict=True)))
 
 
 def gradients_of(model: PlainLlama, tokens: Tensor, micro_batch: int) -> tuple[float, list[Tensor]]:
@@ -82,11 +100,11 @@ def gradients_of(model: PlainLlama, tokens: Tensor, micro_batch: int) -> tuple[f
     return loss_sum, total
 
 
-def adamw_step(weight: Tensor, gradient: Tensor, moment: Moments, settings: Optimizer, rate: float, step: int) -> None:
+def adamw_step(weight: Tensor, gradient: Tensor, moment: Moments, settings: Optimizer, rate: float, updates: int) -> None:
     """Loshchilov and Hutter, algorithm 2, with decay scaled by the rate."""
     moment.first = settings.beta1 * moment.first + (1 - settings.beta1) * gradient
     moment.second = settings.beta2 * moment.second + (1 - settings.beta2) * gradient**2
-    first = moment.first / (1 - settings.beta1**step)
-    second = moment.second / (1 - settings.beta2**step)
+    first = moment.first / (1 - settings.beta1**updates)
+    second = moment.second / (1 - settings.beta2**updates)
     decay = settings.weight_decay if weight.ndim > 1 else 0.0
     weight.mul_(1 - rate * decay).sub_(rate * first / (second.sqrt() + settings.eps))

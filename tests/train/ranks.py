@@ -42,6 +42,7 @@ def _fork(rank: int, world: int, port: int, work: Callable[[], None]) -> int:
         os.environ |= {"MASTER_PORT": os.read(port, 5).decode().strip(), "TORCHELASTIC_USE_AGENT_STORE": "True"}
         work()
         dist.destroy_process_group()
+        sys.stdout.flush()
         os._exit(0)
     except BaseException:
         traceback.print_exc()
