@@ -1,6 +1,6 @@
 """DeepSpeed behind a small door: connect the ranks, cut the model, train one batch, give and take the state.
 
-What DeepSpeed does wrong by default is set right here, and asserted at start-up where it would be silent. Nothing
+What DeepSpeed does wrong by default is set right here, and looked at in `startup` where it would be silent. Nothing
 else in the project knows DeepSpeed, and it is imported only when an engine is built.
 """
 
@@ -35,7 +35,8 @@ from k2.train.gradients import lay_end_to_end
 from k2.train.optimizer import adamw, parameter_groups
 from k2.train.optimizer_state import OptimizerState
 from k2.train.sharded import ShardedWeights, gathered_by_block, train_sharded
-from k2.train.tensor import held_by_all, sum_copied_gradients, tensor_ranks
+from k2.train.startup import assert_as_set
+from k2.train.tensor import sum_copied_gradients, tensor_ranks
 
 THIS_MACHINE = Place()
 MicroBatch = tuple[Tensor, Tensor]  # token ids and labels, each [B, T]
@@ -69,7 +70,7 @@ class Engine:
         backend = choose_backend(recipe, place, this_machine(os.environ["DS_ACCELERATOR"]))
         self._pipelined = recipe.layout.zero_stage == 1
         self._engine = _initialize(recipe, stage, backend)
-        _assert_traps(self._engine, recipe)
+        assert_as_set(self._engine, recipe)
         self._state = (ShardedWeights if recipe.layout.zero_stage == 3 else OptimizerState)(self._engine, recipe)
         self._world = f"{world_of(recipe)}mb{stage.micro_batch_samples}, {backend}"
         self._spoiled = False
@@ -204,19 +205,3 @@ def _pipeline(recipe: Recipe, stage: Stage, backend: Backend) -> tuple[Any, Tens
 
 def _whole(recipe: Recipe, stage: Stage, backend: Backend) -> tuple[PlainLlama, TensorRanks]:
     return gathered_by_block(PlainLlama(layer_list(recipe, stage, backend=backend)), recipe), ALONE
-
-
-def _assert_traps(engine: Any, recipe: Recipe) -> None:
-    """Settings of ours that DeepSpeed would drop without a word, each with a wrong training for it."""
-    layout = recipe.layout
-    assert isinstance(engine.basic_optimizer, torch.optim.AdamW), type(engine.basic_optimizer).__name__
-    assert engine.zero_optimization_stage() == layout.zero_stage, "below 1 the gradient's norm would leave out pipeline stages"
-    assert engine.gradient_clipping() == recipe.optimizer.clip, "gradients would not be clipped"
-    if layout.zero_stage > 1:
-        return
-    wanted = "BF16_Optimizer" if layout.precision == "bf16" else "DeepSpeedZeroOptimizer"
-    assert type(engine.optimizer).__name__ == wanted, f"gradients would not accumulate in fp32: {type(engine.optimizer).__name__}"
-    assert not (engine.is_pipe_partitioned or engine.is_grad_partitioned), "boundary tensors would be sliced"
-    assert any(True for _ in engine.module.parameters()), "a pipeline stage without parameters hangs"
-    copies = [tuple(p.shape) for p in held_by_all(engine.module) if p.ndim > 1]
-    assert layout.tensor == 1 or not copies, f"slices of shape {copies} are not marked: the norm would count them on one tensor rank alone"

@@ -31,6 +31,8 @@ def _lay(zero: Any, groups: list[Any]) -> None:
     """Copy the gradients to their places, between which padding stays zero, and let go of them."""
     for number, (group, parameters) in enumerate(zip(groups, zero.params_in_partition, strict=True)):
         places = [place for place in group if not getattr(place, "_zero_padding", False)]
+        without = [tuple(parameter.shape) for parameter in parameters if parameter.grad is None]
+        assert not without, f"parameters of shape {without} have no gradient: the loss does not depend on them"
         torch._foreach_copy_(places, [parameter.grad for parameter in parameters])
         zero.averaged_gradients[number] = group
         for parameter in parameters:

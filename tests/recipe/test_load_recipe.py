@@ -76,6 +76,7 @@ def test_place_defaults_to_this_machine_and_refuses_what_it_does_not_know(tmp_pa
     [
         (("layout.data=16",), r"stages.stage1.batch_samples = 2040 is not a multiple of .* = 16 x 4 = 64; the nearest that is: 2048"),
         (("layout.pipeline=3",), r"model.layers = 80 is not a multiple of layout.pipeline = 3"),
+        (("layout.pipeline=160",), r"model.layers = 80 is not a multiple of layout.pipeline = 160"),  # a stage without a layer hangs
         (("layout.tensor=16", "model.vocab_rows=32024"), r"model.vocab_rows = 32024 is not a multiple of layout.tensor = 16"),
         (("layout.tensor=32", "model.ffn=22000"), r"model.ffn = 22000 is not a multiple of layout.tensor = 32"),
         (("layout.tensor=6",), r"model.heads = 64 is not a multiple of layout.tensor = 6"),

@@ -5,6 +5,7 @@ Argument: the folder to work in; each rank writes what it saw there.
 
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from k2.recipe.load import load_recipe
 from k2.recipe.place import Place
 from k2.run.receipt import BrokenOutput, Receipt, now
 from k2.train.engine import Engine, connect
+from k2.train.startup import assert_as_set
 from k2.train.step import micro_batches
 
 PLACE = Place(device="cpu")
@@ -41,6 +43,27 @@ def refusal_of(act, kind: type[BaseException]) -> str:
     except kind as error:
         return f"{type(error).__name__}: {error}"
     return ""
+
+
+def not_as_set() -> dict[str, str]:
+    """What is said at start-up of an engine that has dropped a setting, by the setting."""
+    usual = ("layout.pipeline=1", "layout.tensor=2")
+    recipe = load_recipe(MINI, usual)
+    engine = Engine(recipe, recipe.stage("stage1"), PLACE)._engine
+
+    def said(*overrides: str) -> str:
+        return refusal_of(lambda: assert_as_set(engine, load_recipe(MINI, (*usual, *overrides))), AssertionError)
+
+    seen = {"nothing": said(), "clip": said("optimizer.clip=0.5"), "accumulation": said("layout.precision='bf16'")}
+    seen["zero"] = said("layout.tensor=1", "layout.data=2", "layout.zero_stage=2")
+    slices = next(p for p in engine.module.parameters() if p.ndim > 1)
+    slices.tensor_model_parallel = False
+    seen["mark"] = said()
+    slices.tensor_model_parallel = engine.is_grad_partitioned = True
+    seen["boundaries"] = said()
+    engine.is_grad_partitioned, engine.basic_optimizer = False, torch.optim.SGD(engine.module.parameters())
+    seen["optimizer"] = said()
+    return seen
 
 
 def work() -> None:
@@ -83,8 +106,14 @@ def work() -> None:
     dist.barrier()
     seen["pickle"] = refusal_of(lambda: StateReader(root / "saved"), BrokenOutput)
     seen["nothing there"] = refusal_of(lambda: StateReader(root / "nowhere"), BrokenOutput)
+    list(engine._engine.module.parameters())[-1].requires_grad_(False)
+    seen["no gradient"] = refusal_of(lambda: train(5, 1e-3), AssertionError)
+    seen["not as set"] = not_as_set()
+    seen["compiled"] = [path.name for path in (root / "compiled").rglob("*")]
     (root / f"seen_{dist.get_rank()}.json").write_text(json.dumps(seen))
 
 
 if __name__ == "__main__":
+    # where torch compiles extensions to, with a compiler that only fails: nothing may want one
+    os.environ |= {"TORCH_EXTENSIONS_DIR": f"{sys.argv[1]}/compiled", "CXX": "false"}
     in_ranks(2, work)

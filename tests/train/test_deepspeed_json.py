@@ -36,3 +36,4 @@ def test_what_is_wrong_by_default_is_set():
     assert document["zero_optimization"]["stage"] == 1
     assert document["pipeline"] == {"pipe_partitioned": False, "grad_partitioned": False, "use_reentrant": False}
     assert document["gradient_clipping"] == recipe.optimizer.clip
+    assert document["steps_per_print"] == 100

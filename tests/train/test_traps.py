@@ -1,22 +1,14 @@
 """What DeepSpeed does silently by default, seen from outside of the engine on two ranks.
 
-Traps whose tests are elsewhere. For each the guard was taken away once by hand, and the test failed:
-
-| trap | guard | test |
-|---|---|---|
-| boundaries sliced beside SP | deepspeed_json: pipe_partitioned | test_deepspeed_json: test_what_is_wrong_by_default_is_set |
-| ZeRO 0 clips by one stage's norm | deepspeed_json: zero_optimization | test_deepspeed_json: test_what_is_wrong_by_default_is_set |
-| micro-batches add up in bf16 | deepspeed_json: data_types | test_deepspeed_json: test_bf16_accumulates_gradients_in_fp32 |
-| copied norms drift apart over tensor ranks | tensor: _sum_together | test_parity: its scenarios no longer resume to the same bits |
-| reentrant recomputation | llama: checkpoint(use_reentrant=False); deepspeed_json | test_untouched_deepspeed: test_nothing_of_it_is_used |
-| loading without `latest` starts from scratch | engine: restore reads our shards | test_untouched_deepspeed: test_nothing_of_it_is_used |
-| universal loading bypasses safe reading | deepspeed_json: load_universal | test_untouched_deepspeed: test_nothing_of_it_is_used |
+`traps.toml` lists every trap with its guard and the test that fails without it, here or elsewhere; `unguarded.py` shows it.
 """
 
 import json
+import random
 
 import pytest
 from ranks import run_script
+from unguarded import ROOT, all_traps, copied, failure_without
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +47,46 @@ def test_nothing_to_load_is_never_a_start_from_scratch(seen):
 
 def test_another_number_of_ranks_than_the_layouts_is_refused(seen):
     assert all("2 ranks were started" in rank["world"] and "4" in rank["world"] for rank in seen)
+
+
+def test_a_parameter_without_a_gradient_is_an_error(seen):
+    assert all("have no gradient: the loss does not depend on them" in rank["no gradient"] for rank in seen)
+
+
+SAID = {
+    "nothing": "",
+    "clip": "gradients would not be clipped",
+    "zero": "the gradient's norm would leave out pipeline stages",
+    "accumulation": "gradients would not accumulate in fp32: DeepSpeedZeroOptimizer",
+    "mark": "are not marked: the norm would count them on one tensor rank alone",
+    "boundaries": "boundary tensors would be sliced",
+    "optimizer": "AdamW is torch's own, not SGD",
+}
+
+
+@pytest.mark.parametrize("dropped", SAID)
+def test_a_setting_that_did_not_arrive_is_named(seen, dropped):
+    for rank in seen:
+        assert SAID[dropped] in rank["not as set"][dropped]
+        assert bool(SAID[dropped]) == bool(rank["not as set"][dropped])
+
+
+def test_nothing_is_compiled(seen):
+    assert all(rank["compiled"] == [] for rank in seen)
+
+
+@pytest.mark.parametrize("trap", all_traps(), ids=lambda trap: trap.what)
+def test_every_guard_stands_and_every_trap_has_its_test(trap):
+    for guard in trap.guards:
+        assert (ROOT / guard.file).read_text().count(guard.text) == 1, guard
+    file, _, test = trap.test.partition("::")
+    assert f"\ndef {test.partition('[')[0]}(" in (ROOT / file).read_text()
+
+
+@pytest.mark.slow
+def test_without_its_guard_a_trap_is_seen(tmp_path):
+    """Two of those whose tests take seconds, drawn."""
+    quick = [trap for trap in all_traps() if "parity" not in trap.test and "segment" not in trap.test]
+    copy = copied(tmp_path)
+    for trap in random.Random(1).sample(quick, 2):
+        assert failure_without(trap, copy) is not None, trap
