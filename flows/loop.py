@@ -18,6 +18,7 @@ from flows.deciding import answer_if_overdue
 from flows.probing import owed_probe
 from flows.run import Run
 from flows.verdicts import answer_verdicts, take_over
+from k2.launch.network import check_driver
 from k2.recipe.place import Place
 from k2.run.control import read_stop_request
 from k2.run.ledger import DutyFailed, IncidentOpened
@@ -75,7 +76,8 @@ Outcome = Completed | Stopped | Waiting | Aborted | Owing
 
 
 def pursue(run: Run, perform: Performer) -> Outcome:
-    """Drive the run from wherever it stands until it is done, stopped or waits."""
+    """Drive the run from wherever it stands until it is done, stopped or waits. `Unreachable` where its place has it driven elsewhere."""
+    check_driver(run.place)
     take_over(run)
     with Settling(run, perform.settle) as settling:
         while (request := read_stop_request(run.layout)) is None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 
 from flows.run import Run
-from k2.launch.network import check_driver
 from k2.run.control import read_stop_request, request_stop
 from k2.run.ledger import last_attempt
 from k2.run.nodes import SIGN_SECONDS, NodeWatch, Sign, read_call
@@ -29,7 +28,6 @@ class Nodes:
 
         It names an attempt that has ended; the next one would not heed it.
         """
-        check_driver(self._run.place)
         while missing := self._missing():
             if (reason := asked()) is not None and read_stop_request(self._run.layout) is None:
                 request_stop(self._run.layout, last_attempt(self._run.facts()), reason)

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from flows.loop import pursue
 from flows.nodes import Nodes
 from flows.run import Run
+from k2.launch.network import Unreachable
 from k2.recipe.load import load_recipe
 from k2.recipe.place import Place
 from k2.run.control import read_stop_request, request_stop
@@ -27,6 +29,11 @@ def run(tmp_path: Path) -> Run:
     layout = RunLayout(tmp_path / "mini")
     create_or_open(layout, RECIPE, TWO)
     return Run(RECIPE, TWO, layout, None, None, None, lambda _line: None)  # type: ignore[arg-type]
+
+
+def test_a_run_that_is_driven_elsewhere_is_refused_before_anything_is_done(run: Run) -> None:
+    with pytest.raises(Unreachable, match=r"the run is driven where it points to|cannot be reached"):
+        pursue(replace(run, place=Place(nodes=2, rendezvous="192.0.2.7:29500")), None)  # type: ignore[arg-type]
 
 
 def test_a_stop_that_is_asked_for_ends_the_waiting(run: Run) -> None:
