@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from flows.commands.answering import answer
 from flows.doctor.check import Check, Patient
-from k2.recipe.load import load_place, load_recipe
+from k2.recipe.load import RecipeError, load_place, load_recipe
 from k2.recipe.place import Place
 
 _WORDS = {"ok": "ok", "fails": "FAILS", "note": "note"}
@@ -15,6 +15,8 @@ def doctor(arguments: Namespace) -> int:
     """k2 doctor"""
     from flows.doctor.examination import examine
 
+    if arguments.overrides and not arguments.recipe:
+        raise RecipeError(f"--set {arguments.overrides[0]} has no effect without a recipe: name one, or leave it out")
     recipe = load_recipe(arguments.recipe, tuple(arguments.overrides)) if arguments.recipe else None
     place = load_place(arguments.place) if arguments.place else Place()
     checks = list(examine(Patient(recipe, place, arguments.runs_dir)))

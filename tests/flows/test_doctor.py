@@ -104,6 +104,8 @@ def test_a_recipe_or_a_place_that_is_refused_is_refused_as_by_run(tmp_path: Path
     place.write_text('nodes = 3\nrendezvous = "127.0.0.1:29500"\n')
     assert main(["doctor", MINI, "--place", str(place)]) == 2
     assert "2 ranks cannot be shared evenly by nodes = 3" in capsys.readouterr().err
+    assert main(["doctor", "--set", "layout.data=2"]) == 2
+    assert "has no effect without a recipe" in capsys.readouterr().err
 
 
 def test_it_answers_a_person_and_loads_nothing_heavy(tmp_path: Path) -> None:
