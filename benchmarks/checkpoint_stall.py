@@ -1,8 +1,9 @@
-"""What saving beside the training costs it: `checkpoint_stall.py [--ranks 1|2] [--hidden 512] [--rounds 5]`.
+"""What saving beside the training costs it: `checkpoint_stall.py [--ranks 1|2] [--hidden 512] [--rounds 40]`.
 
-A model of 100 MB of weights (300 MB of state) trains on CPU, one thread a rank. Rounds without a save, with one saved beside the
-steps, and with one that the training waits for are taken in turn, so that a slow minute of the machine meets all three. What a save
-costs is the time of its round less that of the round without just before it: the stall and every slowed step are in it.
+A model of 100 MB of weights (300 MB of state) trains on CPU, one thread a rank. Rounds without a save and with one saved beside the
+steps are taken in pairs, each first in every other one, so that a slow minute of the machine meets both; now and then one is saved that
+the training waits for. What a save costs is the time of its round less that of the other of its pair: the stall and every slowed
+step are in it. Single rounds differ by more than a save costs, so the middle of all pairs is said with its 95 % interval.
 
 Linux says how long the training thread stood ready while another one had its core. On a machine that others use too, `own` times
 leave that out: they hold what the thread computed and all that it was blocked by (the copy, the interpreter's lock, a page), but not
@@ -12,6 +13,7 @@ the clock, where the machine was quiet, and `own_cost_of_synchronous` anywhere.
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -37,6 +39,7 @@ from k2.train.step import train_step
 
 MINI = str(Path(__file__).parents[1] / "tests" / "mini.toml")
 GOAL = 0.05  # of a save that is waited for
+EVERY = 8  # pairs a save that is waited for
 
 
 def main() -> None:
@@ -45,7 +48,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8, help="samples of 32 tokens a step")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=40, help="pairs of rounds")
     parser.add_argument("--steps", type=int, default=6, help="of a round: enough that the save has ended (`too_short_ms`)")
     parser.add_argument("--folder", type=Path, help="where to save (default: the system's folder for temporary files)")
     asked = parser.parse_args()
@@ -69,10 +72,12 @@ def measure(asked: argparse.Namespace) -> None:
     rounds = Rounds(recipe, stage, asked.steps, Path(os.environ["K2_STALL_FOLDER"]))
     rounds.none()
     rounds.waited_for()  # the first of everything is slower
-    taken: dict[str, list[Taken]] = {"none": [], "beside": [], "waited_for": []}
-    for _ in range(asked.rounds):
-        for name, rounds_taken in taken.items():
-            rounds_taken.append(getattr(rounds, name)())
+    taken: dict[str, list[Taken]] = {"none": [], "beside": []}
+    for number in range(asked.rounds):
+        if number % EVERY == 0:
+            rounds.waited_for()
+        for name in ("none", "beside")[:: -1 if number % 2 else 1]:
+            taken[name].append(getattr(rounds, name)())
     if dist.get_rank() == 0:
         report(asked, taken, rounds)
     dist.destroy_process_group()
@@ -166,7 +171,8 @@ class Rounds:
 def report(asked: argparse.Namespace, taken: dict[str, list[Taken]], rounds: Rounds) -> None:
     """One JSON document, in milliseconds. Of the saves that were waited for the quickest counts, which the machine disturbed least."""
     pairs = [beside.less(none) for none, beside in zip(taken["none"], taken["beside"], strict=True)]
-    beside = Taken(*map(statistics.median, zip(*pairs, strict=True)))
+    clock, computed, own = (sorted(kind) for kind in zip(*pairs, strict=True))
+    beside = Taken(*map(statistics.median, (clock, computed, own)))
     synchronous, stall = min(rounds.saves), statistics.median(rounds.stalls)
     found = {
         "ranks": asked.ranks,
@@ -180,7 +186,9 @@ def report(asked: argparse.Namespace, taken: dict[str, list[Taken]], rounds: Rou
         "stall_ms": round(1000 * stall, 1),
         "too_short_ms": [round(1000 * seconds) for seconds in rounds.settlings],
         "cost_ms": round(1000 * beside.clock, 1),
+        "cost_ms_between": [round(1000 * seconds, 1) for seconds in interval(clock)],
         "own_cost_ms": round(1000 * beside.own, 1),
+        "own_cost_ms_between": [round(1000 * seconds, 1) for seconds in interval(own)],
         "computed_more_ms": round(1000 * beside.computed, 1),
         "cost_of_synchronous": round(beside.clock / synchronous, 4),
         "own_cost_of_synchronous": round(beside.own / synchronous, 4),
@@ -188,6 +196,12 @@ def report(asked: argparse.Namespace, taken: dict[str, list[Taken]], rounds: Rou
         "own_ms": {name: [round(1000 * t.own) for t in rounds_taken] for name, rounds_taken in taken.items()},
     }
     print(json.dumps(found, indent=1))
+
+
+def interval(ordered: list[float]) -> tuple[float, float]:
+    """The 95 % interval of the median, whatever the distribution: so many places to both sides of the middle."""
+    half, count = 0.98 * math.sqrt(len(ordered)), len(ordered)
+    return ordered[max(0, math.floor(count / 2 - half))], ordered[min(count - 1, math.ceil(count / 2 + half))]
 
 
 if __name__ == "__main__":
