@@ -229,7 +229,7 @@ class Publishing(Part):
     every: Count | dict[Name, Count] = Field(
         default=1, description="every k-th checkpoint is published, and the last; one number, or one a stage (K2: every third of stage 1)"
     )
-    state: bool = Field(default=True, description="with the training state, so that others can go on from it: 14 bytes a parameter")
+    state: bool = Field(default=True, description="with the training state, so that others can go on from it: 12 bytes a parameter")
     data: bool = Field(default=True, description="with the data chunks that were trained since the published checkpoint before")
     licence: str = "apache-2.0"
     data_licence: str = "odc-by"
