@@ -13,6 +13,8 @@ from k2.run.durable import write_durably
 from k2.run.layout import RunLayout
 from k2.run.ledger import RunCreated, append_facts, read_facts
 
+_RANKS = tuple(f"layout.{name}" for name in ("pipeline", "data", "tensor", "sequence_parallel", "zero_stage"))
+
 
 class NoSuchRun(ValueError):
     """There is no run at that place."""
@@ -75,7 +77,10 @@ def _refuse_another_recipe(layout: RunLayout, recipe: Recipe) -> None:
     changed = differences(there, recipe)
     if changed:
         shown = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more" if len(changed) > 8 else "")
+        fields = [line.partition(": ")[0] for line in changed]
+        ranks = any(field in _RANKS or field.endswith(".micro_batch_samples") for field in fields)
         raise RecipeError(
             f"run {layout.name!r} was created with another recipe; what differs: {shown}. "
             f"Go on with its own by `k2 resume {layout.name}`, or give this recipe another name with --run."
+            + (f" Ranks and micro-batches may change under it: `k2 resume {layout.name} --world pp2dp1tp1`." if ranks else "")
         )

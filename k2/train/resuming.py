@@ -79,8 +79,9 @@ def _foreign(segment: "Segment", receipt: Receipt, inputs: Mapping[str, str]) ->
     if not changed:
         return None
     return (
-        f"checkpoint {receipt.name} was trained with other settings than this run's; what differs: {'; '.join(changed)}. Layout, "
-        "micro-batches, checkpoints, evaluation and publishing may change under a run, these may not: set them back, or start another run"
+        f"checkpoint {receipt.name} was trained with other settings than this run's; what differs: {'; '.join(changed)}. A "
+        "checkpoint may have another layout, other micro-batches, checkpoints, evaluation and publishing than the run, but not these: put "
+        "back what was exchanged, or start another run"
     )
 
 

@@ -18,6 +18,7 @@ from k2.run.records import accepted_records
 TESTS = Path(__file__).parents[1]
 MINI = TESTS / "mini.toml"
 LONGER = ("--set", "stages.stage1.steps_per_chunk=40", "--set", "checkpoints.rescue_every_steps=10")
+PARITY_NATS = 2e-6  # fp32 losses of one layout and another, over a whole run: measured 1e-6 at most
 K2 = str(Path(sys.executable).parent / "k2")
 
 
@@ -82,6 +83,14 @@ class Machine:
         facts, recipe = read_facts(layout.ledger), load_recipe(str(layout.recipe))
         return {(r.stage, r.step): r.loss.hex() for stage in recipe.stages for r in accepted_records(layout, facts, stage.name)}
 
+    def stop_at(self, name: str, step: int, *run: str) -> None:
+        """Start the run by these arguments and stop it, once stage 1 has come so far, as a user does."""
+        driver = self.start(*run)
+        self.wait_for_step(name, "stage1", step)
+        stopped = self.k2("stop", name)
+        _, err = driver.communicate(timeout=60)
+        assert (stopped.returncode, driver.returncode) == (0, 3), err[-4000:]
+
     def wait_for_step(self, run: str, stage: str, step: int, seconds: float = 120) -> None:
         """Until the trainer has written that step (or a later one)."""
         folder = self.layout(run).metrics_folder(stage)
@@ -100,6 +109,11 @@ class Machine:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
+
+
+def largest_difference(losses: dict[tuple[str, int], str], others: dict[tuple[str, int], str]) -> float:
+    """In nats, over all steps of `losses`."""
+    return max(abs(float.fromhex(loss) - float.fromhex(others[step])) for step, loss in losses.items())
 
 
 def is_rank(pid: int) -> bool:

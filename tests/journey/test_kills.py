@@ -70,17 +70,6 @@ def test_everything_killed_at_once_is_resumed(machine: Machine, reference: Machi
     assert_like_the_unbroken(machine, reference)
 
 
-def test_a_stop_saves_and_is_resumed(machine: Machine, reference: Machine) -> None:
-    driver = machine.start(*machine.run_mini("mini", *LONGER))
-    machine.wait_for_step("mini", "stage1", 25)
-    stopped = machine.k2("stop", "mini", "--json")
-    driver.communicate(timeout=60)
-    assert (stopped.returncode, driver.returncode) == (0, 3)
-    resumed = machine.k2("resume", "mini")
-    assert resumed.returncode == 0, resumed.stderr[-4000:]
-    assert_like_the_unbroken(machine, reference)
-
-
 def test_an_interrupt_saves_and_is_resumed(machine: Machine, reference: Machine) -> None:
     driver = machine.start(*machine.run_mini("mini", *LONGER))
     machine.wait_for_step("mini", "stage1", 25)

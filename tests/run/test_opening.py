@@ -21,11 +21,18 @@ def test_a_run_opens_as_it_was_created(tmp_path: Path) -> None:
     assert existing_runs(tmp_path) == [layout]
 
 
-def test_another_recipe_is_refused_with_what_differs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("changes", "says"), [
+    (("optimizer.clip=0.5",), r"what differs: optimizer\.clip: 1\.0 -> 0\.5\. Go on with its own"),
+    (("layout.precision='bf16'", "data.held_out=0.2"), r"held_out: 0\.15 -> 0\.2; layout\.precision: 'fp32' -> 'bf16'\. .* --run\.$"),
+    (("tokenizer.pieces=420",), r"tokenizer\.pieces: 430 -> 420"),
+    (("layout.pipeline=1",), r"layout\.pipeline: 2 -> 1\. .*may change under it: `k2 resume first --world"),
+    (("stages.stage1.micro_batch_samples=1",), r"may change under it: `k2 resume first --world"),
+])  # fmt: skip
+def test_another_recipe_is_refused_with_what_differs(tmp_path: Path, changes: tuple[str, ...], says: str) -> None:
     layout = RunLayout(tmp_path / "first")
     create_or_open(layout, load_recipe(MINI), Place())
-    with pytest.raises(RecipeError, match=r"optimizer\.clip: 1\.0 -> 0\.5"):
-        create_or_open(layout, load_recipe(MINI, ("optimizer.clip=0.5",)), Place())
+    with pytest.raises(RecipeError, match=says):
+        create_or_open(layout, load_recipe(MINI, changes), Place())
 
 
 def test_a_recipe_changed_under_a_run_is_refused(tmp_path: Path) -> None:
