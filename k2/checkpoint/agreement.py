@@ -1,6 +1,7 @@
 """All ranks decide together: a problem of one is raised by all of them, so that they end together with one message."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +36,21 @@ def together(check: Callable[[], T]) -> T:
         raise
     agree(None)
     return value
+
+
+class HostsDiffer(OSError):
+    """Ranks of several hosts do not see the same. Tried again it may be mended: a shared disk shows some files late."""
+
+
+def same_everywhere(seen: Mapping[str, str]) -> None:
+    """Called by all ranks, with what each sees under the same names: `HostsDiffer` on all of them where two see different things."""
+    numbers = [int.from_bytes(hashlib.sha256(value.encode()).digest()[:4]) for value in seen.values()]
+    largest = torch.tensor([*numbers, *(-number for number in numbers)], device=_device())  # the least, with another sign
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    ends = largest.reshape(2, -1)
+    differing = [name for name, differs in zip(seen, (ends[0] != -ends[1]).tolist(), strict=True) if differs]
+    if differing:
+        raise HostsDiffer(f"the hosts differ in {', '.join(differing)}: all must have the same installed and see the same run directory")
 
 
 def any_rank(flag: bool) -> bool:

@@ -30,25 +30,25 @@ class SampleReader:
         self._stage, self._layout = stage, layout
         self._vocab_rows = recipe.model.vocab_rows
         self._prepared = read_receipt(layout.all_chunks).inputs
-        self._sequence = sequence_of(stage, facts)
+        self.sequence = sequence_of(stage, facts)
         self._open: tuple[int, npt.NDArray[np.uint16]] | None = None
         self._verified: dict[int, tuple[int, ...]] = {}
 
     @property
     def order(self) -> Order:
         """The chunk at each position."""
-        return self._sequence.order
+        return self.sequence.order
 
     def step(self, step: int) -> npt.NDArray[np.uint16]:
         """The rows of the step: [batch_samples, context]. `ValueError` for a step that does not exist or is never trained."""
-        seat = self._sequence.seat(step)
-        if self._sequence.is_skipped(step):
+        seat = self.sequence.seat(step)
+        if self.sequence.is_skipped(step):
             raise ValueError(f"step {step} of {self._stage.name} is skipped: the ledger says that it is not trained")
-        return np.array(self._rows(seat.chunk)[self._sequence.rows(step)])
+        return np.array(self._rows(seat.chunk)[self.sequence.rows(step)])
 
     def is_skipped(self, step: int) -> bool:
         """Whether the ledger says that the step is not trained."""
-        return self._sequence.is_skipped(step)
+        return self.sequence.is_skipped(step)
 
     def _rows(self, chunk: int) -> npt.NDArray[np.uint16]:
         if self._open is None or self._open[0] != chunk:

@@ -15,11 +15,13 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
 
+import torch
 import torch.distributed as dist
 
-from k2.checkpoint.agreement import AgreedProblem, together
+from k2.checkpoint.agreement import AgreedProblem, same_everywhere, together
 from k2.data.loader import SampleReader
 from k2.recipe.world import in_world
+from k2.run.code import code_digest
 from k2.run.durable import sync_folder
 from k2.run.injection import ATTEMPT
 from k2.run.layout import RunLayout
@@ -65,6 +67,7 @@ def train(arguments: argparse.Namespace) -> None:
     connect(trained, place)
     together(lambda: check_segment(segment))
     reader = together(lambda: SampleReader(recipe, layout, stage, facts))
+    _agree_on_what_is_trained(segment, reader)
     engine = Engine(trained, trained.stage(stage.name), place)
     with ExitStack() as files:
         loop = Loop(segment, engine, reader, _open_records(segment, files), _detector(segment, facts))
@@ -83,6 +86,20 @@ def _recorded(layout: RunLayout, facts: list[Fact], arguments: argparse.Namespac
     by_attempt = None if receipt is None else receipt.facts.get("attempt")
     earlier = branches(layout, facts, arguments.stage)
     return recorded_steps(facts, earlier, arguments.stage, arguments.first_step, by_attempt)
+
+
+def _agree_on_what_is_trained(segment: Segment, reader: SampleReader) -> None:
+    """Each rank has read the ledger and the records for itself: hosts that differ would train on different rows, or fall out of step."""
+    recorded = [(step, record.loss) for step, record in sorted(segment.recorded.items())]
+    same_everywhere(
+        {
+            "the code of k2": code_digest(),
+            "the version of torch": torch.__version__,
+            "the order of the data": repr(reader.sequence),
+            "what is tempered": repr(segment.tempered),
+            "what earlier attempts recorded": repr(recorded),
+        }
+    )
 
 
 def _open_records(segment: Segment, files: ExitStack) -> TextIO | None:

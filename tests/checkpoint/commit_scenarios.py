@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from k2.checkpoint.agreement import AgreedProblem, any_rank, together, total, verify_together
+from k2.checkpoint.agreement import AgreedProblem, HostsDiffer, any_rank, same_everywhere, together, total, verify_together
 from k2.checkpoint.commit import Commit
 from k2.checkpoint.placed import PlacedPiece, TrainingState
 from k2.checkpoint.saving import Order, Saver
@@ -62,6 +62,11 @@ def main() -> None:
     seen["refused"] = problem_of(lambda: together(refuse_on_rank_1))
     seen["flag of rank 1"] = any_rank(rank == 1)
     seen["no flag"] = any_rank(False)
+    try:
+        same_everywhere({"the code": "one"})
+        same_everywhere({"the code": "one", "the order": "0 1 2" if rank == 0 else "0 2 1", "torch": "2"})
+    except HostsDiffer as differ:
+        seen["differ"] = str(differ)
     seen["total"] = total([1.0, float(rank)])
     dist.barrier()
     seen["left"] = sorted(path.name for path in root.iterdir() if path.is_dir())

@@ -65,6 +65,10 @@ def test_one_ranks_refusal_is_everybodys(outcome):
     assert [seen["refused"] for seen in outcome[1]] == ["AgreedProblem: rank 1 refuses"] * 2
 
 
+def test_hosts_that_see_different_things_are_told_which(outcome):
+    assert all(seen["differ"].startswith("the hosts differ in the order: all must") for seen in outcome[1])
+
+
 def test_one_ranks_flag_is_seen_by_all(outcome):
     assert all(seen["flag of rank 1"] and not seen["no flag"] and seen["total"] == [2.0, 1.0] for seen in outcome[1])
 
