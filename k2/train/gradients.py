@@ -5,9 +5,11 @@ is new at each step. On one data rank there is nothing to reduce, and one copy i
 has what it gains). The sums are the same, to the bit.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from k2.recipe.schema import Layout
 
@@ -27,13 +29,19 @@ def lay_end_to_end(engine: Any, layout: Layout) -> None:
         hook.remove()
 
 
+def gradients_of(parameters: Iterable[nn.Parameter], attribute: str = "grad") -> list[Tensor]:
+    """As they stand in `attribute`; all of them must be there."""
+    found = [(parameter, getattr(parameter, attribute)) for parameter in parameters]
+    without = [tuple(parameter.shape) for parameter, gradient in found if gradient is None]
+    assert not without, f"parameters of shape {without} have no gradient: the loss does not depend on them"
+    return [gradient for _, gradient in found]
+
+
 def _lay(zero: Any, groups: list[Any]) -> None:
     """Copy the gradients to their places, between which padding stays zero, and let go of them."""
     for number, (group, parameters) in enumerate(zip(groups, zero.params_in_partition, strict=True)):
         places = [place for place in group if not getattr(place, "_zero_padding", False)]
-        without = [tuple(parameter.shape) for parameter in parameters if parameter.grad is None]
-        assert not without, f"parameters of shape {without} have no gradient: the loss does not depend on them"
-        torch._foreach_copy_(places, [parameter.grad for parameter in parameters])
+        torch._foreach_copy_(places, gradients_of(parameters))
         zero.averaged_gradients[number] = group
         for parameter in parameters:
             parameter.grad = None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from k2.model.parallel import ALONE, TensorRanks
 from k2.recipe.schema import Layout
+from k2.train.gradients import gradients_of
 
 
 def tensor_ranks(topology: Any, layout: Layout) -> TensorRanks:
@@ -43,7 +44,7 @@ def sum_copied_gradients(engine: Any, ranks: TensorRanks) -> None:
 
     def reduce_gradients(self: Any) -> None:
         accumulated = "_hp_grad" if self.using_bf16_optimizer else "grad"
-        _sum_together([getattr(p, accumulated) for p in copied], ranks)
+        _sum_together(gradients_of(copied, accumulated), ranks)
         usual[schedule.ReduceGrads](self)
 
     engine._INSTRUCTION_MAP = {**usual, schedule.ReduceGrads: reduce_gradients}

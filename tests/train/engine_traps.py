@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import deepspeed.pipe  # noqa: F401 (it and the next before the ranks fork)
 import torch
@@ -23,6 +24,7 @@ from k2.checkpoint.shard import shard_name
 from k2.checkpoint.state import StateReader
 from k2.recipe.load import load_recipe
 from k2.recipe.place import Place
+from k2.recipe.schema import Recipe
 from k2.run.receipt import BrokenOutput, Receipt, now
 from k2.train.engine import Engine, connect
 from k2.train.startup import assert_as_set
@@ -45,17 +47,22 @@ def refusal_of(act, kind: type[BaseException]) -> str:
     return ""
 
 
-def not_as_set() -> dict[str, str]:
+def refusal_without_a_gradient(engine: Engine, recipe: Recipe, parameter: torch.nn.Parameter) -> str:
+    stage = recipe.stage("stage1")
+    parameter.requires_grad_(False)
+    engine.set_learning_rate(1e-3)
+    batch = micro_batches(engine, recipe, stage, 5, synthetic_samples(recipe, stage))
+    return refusal_of(lambda: engine.train_batch(batch), AssertionError)
+
+
+def not_as_set(engine: Any, usual: tuple[str, ...]) -> dict[str, str]:
     """What is said at start-up of an engine that has dropped a setting, by the setting."""
-    usual = ("layout.pipeline=1", "layout.tensor=2")
-    recipe = load_recipe(MINI, usual)
-    engine = Engine(recipe, recipe.stage("stage1"), PLACE)._engine
 
     def said(*overrides: str) -> str:
         return refusal_of(lambda: assert_as_set(engine, load_recipe(MINI, (*usual, *overrides))), AssertionError)
 
     seen = {"nothing": said(), "clip": said("optimizer.clip=0.5"), "accumulation": said("layout.precision='bf16'")}
-    seen["zero"] = said("layout.tensor=1", "layout.data=2", "layout.zero_stage=2")
+    seen["zero"] = said("layout.tensor=1", "layout.data=2", "layout.zero_stage=2", "layout.sequence_parallel=false")
     slices = next(p for p in engine.module.parameters() if p.ndim > 1)
     slices.tensor_model_parallel = False
     seen["mark"] = said()
@@ -106,9 +113,12 @@ def work() -> None:
     dist.barrier()
     seen["pickle"] = refusal_of(lambda: StateReader(root / "saved"), BrokenOutput)
     seen["nothing there"] = refusal_of(lambda: StateReader(root / "nowhere"), BrokenOutput)
-    list(engine._engine.module.parameters())[-1].requires_grad_(False)
-    seen["no gradient"] = refusal_of(lambda: train(5, 1e-3), AssertionError)
-    seen["not as set"] = not_as_set()
+    seen["no gradient"] = [refusal_without_a_gradient(engine, recipe, list(engine._engine.module.parameters())[-1])]
+    cut = ("layout.pipeline=1", "layout.tensor=2", "layout.sequence_parallel=true")
+    recipe = load_recipe(MINI, cut)
+    engine = Engine(recipe, stage, PLACE)
+    seen["not as set"] = not_as_set(engine._engine, cut)
+    seen["no gradient"] += [refusal_without_a_gradient(engine, recipe, next(p for p in engine._engine.module.parameters() if p.ndim == 1))]
     seen["compiled"] = [path.name for path in (root / "compiled").rglob("*")]
     (root / f"seen_{dist.get_rank()}.json").write_text(json.dumps(seen))
 

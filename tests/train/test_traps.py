@@ -8,7 +8,7 @@ import random
 
 import pytest
 from ranks import run_script
-from unguarded import ROOT, all_traps, copied, failure_without
+from unguarded import ROOT, all_traps, copied, failure_without, moved
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,9 @@ def test_another_number_of_ranks_than_the_layouts_is_refused(seen):
 
 
 def test_a_parameter_without_a_gradient_is_an_error(seen):
-    assert all("have no gradient: the loss does not depend on them" in rank["no gradient"] for rank in seen)
+    """Laid end to end, and summed over tensor ranks."""
+    for rank in seen:
+        assert all("have no gradient: the loss does not depend on them" in said for said in rank["no gradient"])
 
 
 SAID = {
@@ -78,7 +80,7 @@ def test_nothing_is_compiled(seen):
 @pytest.mark.parametrize("trap", all_traps(), ids=lambda trap: trap.what)
 def test_every_guard_stands_and_every_trap_has_its_test(trap):
     for guard in trap.guards:
-        assert (ROOT / guard.file).read_text().count(guard.text) == 1, guard
+        assert (ROOT / guard.file).read_text().count(guard.text) == 1, moved(guard)
     file, _, test = trap.test.partition("::")
     assert f"\ndef {test.partition('[')[0]}(" in (ROOT / file).read_text()
 

@@ -46,12 +46,18 @@ def all_traps() -> list[Trap]:
     return [Trap(one["what"], one["test"], tuple(Guard(**guard) for guard in one["guard"])) for one in listed]
 
 
+def moved(guard: Guard) -> str:
+    """What to do about a guard that is not found."""
+    return f"traps.toml names a guard in {guard.file} that does not stand there once: give its text as it is now: {guard.text}"
+
+
 def failure_without(trap: Trap, copy: Path) -> str | None:
     """How the trap's test fails in the copy without its guards, which then stand again; None where it passes."""
     whole = {guard.file: (copy / guard.file).read_text() for guard in trap.guards}
     try:
         for guard in trap.guards:
             path = copy / guard.file
+            assert guard.text in path.read_text(), moved(guard)
             path.write_text(path.read_text().replace(guard.text, guard.without))
         return _failure(trap.test, copy)
     finally:
