@@ -114,6 +114,7 @@ def _add_run_commands(commands: Commands) -> None:
     run.add_argument("--ui", action="store_true", help="serve the Prefect UI on loopback while the run lasts")
     resume = command(commands, "resume", "go on with a run, from its directory alone", "runs.resume")
     resume.add_argument("run")
+    resume.add_argument("--place", metavar="FILE", help="go on elsewhere: TOML file that says where, in the stead of the run's own")
     resume.add_argument("--world", metavar="W", help=f"go on with other ranks than before, {_WORLD}")
     resume.add_argument("--ui", action="store_true", help="serve the Prefect UI on loopback while the run lasts")
     join = command(commands, "join", "train along on another host, as a node of a run whose place has several", "runs.join")

@@ -39,15 +39,20 @@ class Nodes:
         return read_stop_request(self._run.layout) is None
 
     def lost(self) -> str | None:
-        """Which of those that gathered is lost, in words for a person; None while all live. Call it as often as you like."""
-        silence = f"gave no sign for {self._run.place.node_silence_seconds:g} s"
-        gone = dict.fromkeys(self._missing(), silence)
-        call = read_call(self._run.layout)
-        gone |= dict.fromkeys(() if call is None else self._watch.failed(call), "lives, but its ranks have ended")
+        """Which of the hosts that gathered is lost, in words for a person; None while all live. Call it as often as you like."""
+        gone = dict.fromkeys(self._missing(), f"gave no sign for {self._run.place.node_silence_seconds:g} s")
         for node, sign in self._watch.newest.items():
             if sign.holder != self._gathered[node].holder:
                 gone[node] = f"ended, and {sign.host} has taken its place"
-        return ", ".join(f"node {node} ({self._gathered[node].host}) {how}" for node, how in gone.items()) or None
+        return self._named(gone)
+
+    def failed(self) -> str | None:
+        """Which of them lives without its ranks: the others may wait for what never comes."""
+        call = read_call(self._run.layout)
+        return self._named(dict.fromkeys(() if call is None else self._watch.failed(call), "lives, but its ranks have ended"))
+
+    def _named(self, how: dict[int, str]) -> str | None:
+        return ", ".join(f"node {node} ({self._gathered[node].host}) {words}" for node, words in how.items()) or None
 
     def _missing(self) -> tuple[int, ...]:
         if time.monotonic() >= self._looked + SIGN_SECONDS / 2:

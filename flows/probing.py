@@ -68,7 +68,7 @@ def _train_again(run: Run, action: Train, asked: Callable[[], str | None]) -> in
             if pulse.stalled:
                 run.say(f"no step for {pulse.silent_seconds:.0f} s: the probe hangs and is killed")
                 trainer.kill()
-            elif (lost := nodes.lost()) is not None:
+            elif (lost := nodes.lost() or nodes.failed()) is not None:
                 run.say(f"{lost}: the probe is ended")
                 trainer.kill()
             reason = asked()

@@ -42,6 +42,8 @@ class Run:
         return read_holdings(self.recipe, self.layout, self.facts())
 
     def record(self, *facts: Fact) -> None:
+        """Append the facts. `RunHeld` where another has taken the run over meanwhile."""
+        self.lease.confirm(self.layout)
         append_facts(self.layout.ledger, *facts)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from flows.crashes import an_older_one_is_tried, refuse_endless_crashes
 from flows.nodes import Nodes
-from flows.resumption import refused_in_a_row
 from flows.run import Run
 from flows.verdicts import close_attempt
 from k2.checkpoint.select import set_bad_aside
@@ -23,7 +23,7 @@ from k2.run.control import clear_stop_request, read_stop_request, request_stop
 from k2.run.holdings import held_checkpoints
 from k2.run.injection import strike
 from k2.run.layout import checkpoint_name
-from k2.run.ledger import AttemptEnded, AttemptStarted, CheckpointQuarantined, Fact
+from k2.run.ledger import AttemptEnded, AttemptStarted, CheckpointQuarantined
 from k2.run.plan import Train, last_checkpoint
 from k2.run.receipt import RECEIPT
 from k2.run.records import StepRecord
@@ -32,20 +32,13 @@ from k2.watch.follow import VERDICT
 
 POLL_SECONDS = 0.25
 STOP_SECONDS = 20.0  # an orchestrator kills what does not end within 30
-MAX_FRUITLESS = 3  # attempts in a row that crash without reaching another checkpoint
-MAX_REFUSED = 2  # resumes in a row whose first steps were wrong: then somebody must look
-CRASH_PAUSE_SECONDS = 1.0
 WATCHER_PAUSE_SECONDS = 1.0
 
-Outcome = Literal["completed", "stopped", "crashed"]
+Outcome = Literal["completed", "stopped", "crashed", "lost"]
 
 
 class TrainerCrashed(RuntimeError):
     """The trainer ended by itself with an error; the next attempt goes on from the newest checkpoint."""
-
-
-class TrainingFailed(RuntimeError):
-    """The trainer crashes again and again at the same place. The text holds the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +63,16 @@ def train_segment(run: Run, action: Train, beside: Beside) -> None:
     strike("relaunch.recorded")
     run.say(f"{action.stage}: attempt {action.attempt} starts at step {action.first_step}, from {action.checkpoint or 'scratch'}")
     code = _run_trainer(run, action, beside, nodes)
-    outcome = _outcome(run, action, code)
+    lost = nodes.lost() if code != 0 else None
+    outcome = "lost" if lost is not None else _outcome(run, action, code)
     request = read_stop_request(run.layout)
-    reason = request.reason if request is not None and outcome == "stopped" else (nodes.lost() or "") if outcome == "crashed" else ""
-    saved_at = _saved_at(run, action) if outcome != "crashed" else None
+    reason = request.reason if request is not None and outcome == "stopped" else lost or ""
+    saved_at = _saved_at(run, action) if code == 0 else None
     close_attempt(run, AttemptEnded(attempt=action.attempt, outcome=outcome, exit_code=code, reason=reason, saved_at=saved_at))
     if request is not None and request.reason == VERDICT:  # answered, even where the trainer ended before it could stop
         clear_stop_request(run.layout)
     if outcome == "crashed" and not an_older_one_is_tried(run, action):
-        _refuse_endless_crashes(run, action)
+        refuse_endless_crashes(run, action)
 
 
 def _set_aside_if_bad(run: Run, action: Train) -> bool:
@@ -170,8 +164,8 @@ class _Following:
         if self._pulse.stalled:
             self._run.say(f"no step for {self._pulse.silent_seconds:.0f} s: the trainer hangs and is killed")
             self._trainer.kill()
-        elif (lost := self._nodes.lost()) is not None:
-            self._run.say(f"{lost}: the attempt is ended, its ranks cannot go on without it")
+        elif (lost := self._nodes.lost() or self._nodes.failed()) is not None:
+            self._run.say(f"{lost}: the attempt is ended, the other ranks cannot go on")
             self._trainer.kill()
 
     def _insist(self, num_steps: int) -> None:
@@ -205,52 +199,3 @@ def _outcome(run: Run, action: Train, code: int) -> Outcome:
         return "crashed"
     last = last_checkpoint(run.recipe, run.recipe.stage(action.stage))
     return "completed" if last in {c.name for c in held_checkpoints(run.recipe, run.layout)} else "stopped"
-
-
-def _refuse_endless_crashes(run: Run, action: Train) -> None:
-    """Crashes are tried again, but not a refusal, and not where no attempt of the last few got to a new checkpoint."""
-    said = ranks_words(_log_of(run, action))
-    if any(" refuses: " in line for line in said):
-        raise TrainingFailed(f"{said[0]}\nWhat was earned is kept; mend the cause and go on with `k2 resume {run.layout.name}`.")
-    if fruitless_crashes(run.facts()) >= MAX_FRUITLESS:
-        raise TrainingFailed(
-            f"{MAX_FRUITLESS} attempts in a row crashed before they reached another checkpoint; going on would not help. Mend the cause "
-            f"and go on with `k2 resume {run.layout.name}`. From {run.layout.trainer_log(action.attempt)}:\n" + "\n".join(said)
-        )
-    time.sleep(CRASH_PAUSE_SECONDS)
-
-
-def an_older_one_is_tried(run: Run, action: Train) -> bool:
-    """Whether the attempt refused what its checkpoint gave, and the next older may be tried. `TrainingFailed` at the second in a row."""
-    refused = refused_in_a_row(run.facts())
-    if len(refused) >= MAX_REFUSED:
-        raise TrainingFailed(
-            f"{len(refused)} resumes in a row were bad, so it is hardly the files: {refused[0].why}. The checkpoints are kept in "
-            f"{run.layout.quarantine}; mend the cause and go on with `k2 resume {run.layout.name}`, from the next older one."
-        )
-    return bool(refused)
-
-
-def ranks_words(log: str, lines: int = 15) -> list[str]:
-    """What the ranks said of their end, refusals first; the end of the log where they said nothing."""
-    said = [line for line in dict.fromkeys(log.splitlines()) if line.startswith("k2.train, rank ")]
-    return sorted(said, key=lambda line: " refuses: " not in line) or log.splitlines()[-lines:]
-
-
-def _log_of(run: Run, action: Train) -> str:
-    """Of all nodes, one after the other."""
-    logs = (run.layout.trainer_log(action.attempt), *(run.layout.node_log(node, action.attempt) for node in range(1, run.place.nodes)))
-    return "\n".join(log.read_text("utf-8", "replace") for log in logs if log.is_file()) or "(no log)"
-
-
-def fruitless_crashes(facts: list[Fact]) -> int:
-    """How many of the newest attempts crashed and began at the same step as the newest: nothing was saved between them."""
-    started = [fact for fact in facts if isinstance(fact, AttemptStarted)]
-    crashed = {fact.attempt for fact in facts if isinstance(fact, AttemptEnded) and fact.outcome == "crashed"}
-    count = 0
-    for attempt in reversed(started):
-        newest = started[-1]
-        if attempt.attempt not in crashed or (attempt.stage, attempt.first_step) != (newest.stage, newest.first_step):
-            break
-        count += 1
-    return count

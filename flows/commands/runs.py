@@ -6,7 +6,7 @@ from argparse import Namespace
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 from flows.commands.answering import answer, layout_of, say, show_lines
-from k2.recipe.load import load_recipe, shipped_recipes
+from k2.recipe.load import load_place, load_recipe, shipped_recipes
 from k2.run.layout import RunLayout
 from k2.run.opening import existing_runs, open_run
 from k2.run.status import Status, read_status
@@ -27,13 +27,16 @@ def resume(arguments: Namespace) -> int:
     """k2 resume"""
     from flows.driving import drive_existing
     from k2.run.lease import hold
-    from k2.run.opening import change_world
+    from k2.run.opening import change_world, create_or_open
 
     layout = layout_of(arguments)
-    open_run(layout)
-    if arguments.world is not None:
+    recipe, _ = open_run(layout)
+    place = load_place(arguments.place) if arguments.place else None
+    if place is not None or arguments.world is not None:
         with hold(layout):
-            change_world(layout, arguments.world)
+            create_or_open(layout, recipe, place)
+            if arguments.world is not None:
+                change_world(layout, arguments.world)
     with _ui(arguments):
         code = drive_existing(layout, say)
     return _conclude(arguments, layout, code)

@@ -4,6 +4,7 @@ A checkpoint is verified before every load: every file is digested again. What d
 quarantine with all that was made of it; the driver records that and asks `next_action` again, which then names the next older one.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from k2.run.durable import sync_folder
 from k2.run.layout import RunLayout
 from k2.run.receipt import RECEIPT, Receipt, check_files, find_receipt, read_receipt, receipts_in
 from k2.run.setting_aside import set_aside
+
+_AT_ONCE = min(32, os.cpu_count() or 1)  # files digested before a launch, when no rank needs the cores yet
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,8 @@ class Rejected:
     why: str
 
 
-def verify(layout: RunLayout, name: str) -> list[str]:
-    """What is wrong with the checkpoint, one line each; none when every byte agrees with its receipt."""
+def verify(layout: RunLayout, name: str, at_once: int = 1) -> list[str]:
+    """What is wrong with the checkpoint, one line each; none when every byte agrees with its receipt. See `check_files`."""
     folder = layout.checkpoint(name)
     try:
         receipt = read_receipt(folder / RECEIPT)
@@ -34,7 +37,7 @@ def verify(layout: RunLayout, name: str) -> list[str]:
     listed = {file.path for file in receipt.files} | {RECEIPT}
     unlisted = sorted({str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - listed)
     foreign = [f"{path}: is not in the receipt" for path in unlisted]
-    return check_files(folder, receipt) + foreign + _exchanged(layout, receipt)
+    return check_files(folder, receipt, at_once) + foreign + _exchanged(layout, receipt)
 
 
 def wrong_receipt(receipt: Receipt, name: str) -> list[str]:
@@ -60,7 +63,7 @@ def set_bad_aside(layout: RunLayout, start: str | None) -> tuple[Rejected, ...]:
     """
     unreadable = [path.name for path in _folders(layout) if find_receipt(path / RECEIPT) is None]
     suspects = sorted({*unreadable, *([start] if start is not None else [])})
-    rejected = [Rejected(name, "; ".join(wrong)) for name in suspects if (wrong := verify(layout, name))]
+    rejected = [Rejected(name, "; ".join(wrong)) for name in suspects if (wrong := verify(layout, name, _AT_ONCE))]
     for checkpoint in rejected:
         quarantine(layout, checkpoint.name)
     return tuple(rejected)

@@ -67,7 +67,7 @@ def trainer_command(  # noqa: PLR0913 (the six things a launch depends on)
     """torchrun over this host's share of the recipe's ranks, under a supervisor.
 
     Without a meeting they are all here, and meet on the loopback at a free port. `lock` is a descriptor, inherited, that keeps the run
-    (or the node's seat) held as long as a rank lives.
+    (or the node's seat) held as long as the supervisor lives, which outlives every rank.
     """
     assert (meeting is not None) == (place.nodes > 1), "several hosts meet, a single one does not"
     ranks = str(ranks_per_node(recipe, place))
@@ -77,12 +77,8 @@ def trainer_command(  # noqa: PLR0913 (the six things a launch depends on)
     end = ("--last-step", str(action.last_step)) if action.last_step is not None else ()
     probe = ("--probe", str(action.probe)) if action.probe is not None else ()
     command = (sys.executable, *launcher, "--shutdown-timeout", _SHUTDOWN_SECONDS, *trainer, *start, *end, *probe)
-    interface = "lo" if meeting is None else meeting.interface  # gloo and NCCL otherwise meet on the address of the host's name
-    environment = _environment(inherited, place, device) | {
-        MARK: mark("trainer", layout, 0 if meeting is None else meeting.node),
-        "GLOO_SOCKET_IFNAME": interface,
-        "NCCL_SOCKET_IFNAME": f"={interface}",  # that one: eth1 alone would be the beginning of eth10 too
-    }
+    environment = _environment(inherited, place, device) | _interfaces(inherited, meeting)
+    environment[MARK] = mark("trainer", layout, 0 if meeting is None else meeting.node)
     if place.wandb_mode == "online" and "WANDB_API_KEY" in inherited:
         environment["WANDB_API_KEY"] = inherited["WANDB_API_KEY"]
     return Command(_supervised(command, supervision, lock, ("--launcher",)), environment)
@@ -125,6 +121,14 @@ def _rendezvous(place: Place, meeting: Meeting | None) -> tuple[str, ...]:
     who = ("--nnodes", str(place.nodes), "--node-rank", str(meeting.node), "--local-addr", meeting.address)
     where = ("--rdzv-backend", "static", "--rdzv-endpoint", place.rendezvous, "--rdzv-id", meeting.id)
     return (*who, *where, "--rdzv-conf", f"timeout={_MEETING_SECONDS}")
+
+
+def _interfaces(inherited: Mapping[str, str], meeting: Meeting | None) -> dict[str, str]:
+    """Over which interfaces gloo and NCCL talk, which otherwise take the address of the host's name. What several hosts are told stands."""
+    if meeting is None:
+        return {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
+    found = {"GLOO_SOCKET_IFNAME": meeting.interface, "NCCL_SOCKET_IFNAME": f"={meeting.interface}"}  # eth1 alone begins eth10 too
+    return {name: inherited.get(name, interface) for name, interface in found.items()}
 
 
 def _supervised(command: tuple[str, ...], supervision: Supervision, lock: int | None, options: tuple[str, ...] = ()) -> tuple[str, ...]:

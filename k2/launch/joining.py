@@ -13,7 +13,7 @@ from k2.recipe.place import Place
 from k2.run.holdings import read_holdings
 from k2.run.layout import RunLayout
 from k2.run.ledger import read_facts
-from k2.run.nodes import SIGN_SECONDS, Call, Seat, read_call, take_seat
+from k2.run.nodes import SIGN_SECONDS, Call, NodeSeat, read_call, take_seat
 from k2.run.opening import open_run
 from k2.run.plan import Done, next_action
 from k2.run.receipt import find_receipt
@@ -69,11 +69,12 @@ def _patience(layout: RunLayout, node: int, say: Say) -> Callable[[], None]:
 class _Joined:
     """A node in its seat."""
 
-    def __init__(self, layout: RunLayout, seat: Seat, say: Say) -> None:
+    def __init__(self, layout: RunLayout, seat: NodeSeat, say: Say) -> None:
         self._layout, self._seat, self._say = layout, seat, say
         before = read_call(layout)  # was made to whoever sat here before
         self._answered = None if before is None else before.id
         self._signed = self._looked = -float("inf")
+        self._over_since: float | None = None  # when the driver was seen to be done with what is trained here
         self._judged_bytes = -1
 
     def to_the_end(self) -> None:
@@ -90,23 +91,27 @@ class _Joined:
         _check_node(self._layout, place, self._seat.node)  # the run may have been given another place meanwhile
         segment = call.segment
         self._say(f"attempt {segment.attempt}: trains {segment.stage} from step {segment.first_step}")
-        leave_by: float | None = None
+        self._over_since = None
         with Trainer.join(recipe, place, self._layout, call, self._seat) as trainer:
             while (code := trainer.poll()) is None:
                 self._live()
-                now = read_call(self._layout)
-                if now is not None and now.id != call.id:  # the driver is further on
-                    code = trainer.kill()
-                    break
-                if leave_by is None and now is not None and now.over:
-                    leave_by = time.monotonic() + _LEAVE_SECONDS
-                if leave_by is not None and time.monotonic() > leave_by:
+                if self._is_called_off(call):
                     code = trainer.kill()
                     break
         if code:
             self._seat.failed = call.id
         log = f", see {node_log(self._layout, self._seat.node, segment)}" if code else ""
         self._say(f"attempt {segment.attempt} ended here with exit code {code}{log}")
+
+    def _is_called_off(self, call: Call) -> bool:
+        """Whether the driver is further on, or was done with the call so long ago that ranks which still live never will be."""
+        newest = read_call(self._layout)
+        if newest is None or newest == call:
+            return False
+        if newest.id != call.id:
+            return True
+        self._over_since = self._over_since or time.monotonic()
+        return time.monotonic() > self._over_since + _LEAVE_SECONDS
 
     def _live(self) -> None:
         if time.monotonic() >= self._signed + SIGN_SECONDS:

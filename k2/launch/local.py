@@ -21,7 +21,7 @@ from k2.recipe.schema import Recipe
 from k2.run.control import request_stop
 from k2.run.layout import RunLayout
 from k2.run.lease import Lease
-from k2.run.nodes import Call, Seat, call_nodes, dismiss_nodes
+from k2.run.nodes import Call, NodeSeat, call_nodes, dismiss_nodes
 from k2.run.plan import Train
 
 
@@ -65,11 +65,16 @@ class Trainer:
         """Launch the segment of the run whose lease is held; where the place has several nodes, the others are called to it."""
         log = layout.trainer_log(action.attempt) if action.probe is None else layout.probe_log(action.probe)
         call = call_nodes(layout, action) if place.nodes > 1 else None
-        return cls._launch(recipe, place, layout, action, _Share(0, call, log, lease.descriptor), supervision)
+        try:
+            return cls._launch(recipe, place, layout, action, _Share(0, call, log, lease.descriptor), supervision)
+        except BaseException:
+            if call is not None:
+                dismiss_nodes(layout, call)
+            raise
 
     @classmethod
     def join(
-        cls, recipe: Recipe, place: Place, layout: RunLayout, call: Call, seat: Seat, supervision: Supervision = USUAL_SUPERVISION
+        cls, recipe: Recipe, place: Place, layout: RunLayout, call: Call, seat: NodeSeat, supervision: Supervision = USUAL_SUPERVISION
     ) -> Self:
         """Launch this node's share of the segment that it was called to."""
         share = _Share(seat.node, call, node_log(layout, seat.node, call.segment), seat.descriptor)

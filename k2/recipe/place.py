@@ -83,6 +83,10 @@ class Place(Part):
             )
         if self.rendezvous is not None and int(self.rendezvous.rpartition(":")[2]) > _LAST_PORT:
             raise ValueError(f"rendezvous = {self.rendezvous!r} names a port above {_LAST_PORT}: choose a free one below, as 29500")
+        if self.nodes > 1 and self.device == "auto":
+            raise ValueError(
+                f'device = "auto" is found out by each host alone, and nodes = {self.nodes} hosts must agree: set it to "cuda" or "cpu"'
+            )
         if self.nodes == 1 and self.rendezvous is not None:
             raise ValueError(f"rendezvous = {self.rendezvous!r} has no effect with nodes = 1: set nodes to 2 or more, or remove it")
         return self

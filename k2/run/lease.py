@@ -25,9 +25,15 @@ class RunHeld(RuntimeError):
 
 @dataclass(frozen=True)
 class Lease:
-    """A held lease. `descriptor` may be inherited by the process that must keep the run held."""
+    """A held lease. `descriptor` may be inherited by the process that must keep the run held; `holder` is drawn anew by each."""
 
     descriptor: int
+    holder: str
+
+    def confirm(self, layout: RunLayout) -> None:
+        """`RunHeld` where another has taken the run over: a shared disk may free the lock of a host that was cut off from it."""
+        if _holder(layout).get("holder") != self.holder:
+            raise RunHeld(f"run {layout.name!r} was taken over by {_described(_holder(layout))}, and is no longer driven here")
 
 
 @contextmanager
@@ -37,9 +43,9 @@ def hold(layout: RunLayout, dying_holder_seconds: float = 30.0) -> Iterator[Leas
     descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         _lock(descriptor, layout, time.monotonic() + dying_holder_seconds)
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": now(), "holder": os.urandom(8).hex()}
         write_durably(layout.lease, json.dumps(holder).encode())
-        yield Lease(descriptor)
+        yield Lease(descriptor, str(holder["holder"]))
     finally:
         os.close(descriptor)
 
@@ -50,26 +56,38 @@ def is_held(layout: RunLayout) -> bool:
         return False
     descriptor = os.open(layout.lock, os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
+        return not try_lock(descriptor, layout.lock)
     finally:
         os.close(descriptor)
 
 
+def try_lock(descriptor: int, path: Path) -> bool:
+    """Lock the open file at `path` for us alone, if nobody has. `OSError` that says so where its file system cannot."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{path} cannot be locked ({error.strerror}): keep runs on a file system that can, across hosts too where several "
+            "train together; for instance NFS 4, or Lustre mounted with -o flock",
+        ) from error
+
+
 def _lock(descriptor: int, layout: RunLayout, deadline: float) -> None:
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = _holder(layout)
-            if _lives(holder) or time.monotonic() > deadline:
-                raise RunHeld(
-                    f"run {layout.name!r} is held by process {holder.get('pid', '?')} on {holder.get('host', '?')} "
-                    f"since {holder.get('since', '?')}; one writer at a time. Stop it with `k2 stop {layout.name}`, or wait."
-                ) from None
-            time.sleep(0.1)
+    while not try_lock(descriptor, layout.lock):
+        holder = _holder(layout)
+        if _lives(holder) or time.monotonic() > deadline:
+            raise RunHeld(
+                f"run {layout.name!r} is held by {_described(holder)}; one writer at a time. Stop it with `k2 stop {layout.name}`, or wait."
+            )
+        time.sleep(0.1)
+
+
+def _described(holder: dict[str, str | int]) -> str:
+    return f"process {holder.get('pid', '?')} on {holder.get('host', '?')} since {holder.get('since', '?')}"
 
 
 def _holder(layout: RunLayout) -> dict[str, str | int]:

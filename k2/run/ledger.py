@@ -56,7 +56,7 @@ class AttemptStarted(_Fact):
 
 
 class AttemptEnded(_Fact):
-    """How a segment ended. `lost` is noted by the next driver: the one that launched it was killed."""
+    """How a segment ended. `lost`: its driver was killed, as the next one notes, or one of its hosts was."""
 
     fact: Literal["attempt_ended"] = "attempt_ended"
     attempt: int

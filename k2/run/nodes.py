@@ -5,7 +5,6 @@ node holds the lock of its file and writes signs of life into it. Signs are coun
 so that no two hosts need to agree on the time.
 """
 
-import fcntl
 import os
 import socket
 import time
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from k2.recipe.place import Place
 from k2.run.durable import write_durably
 from k2.run.layout import RunLayout
+from k2.run.lease import try_lock
 from k2.run.plan import Train
 
 SIGN_SECONDS = 1.0
@@ -72,8 +72,8 @@ class Sign(BaseModel):
 
 
 @dataclass
-class Seat:
-    """A node's place among the others, held by this process and by whoever inherits the descriptor."""
+class NodeSeat:
+    """A node's place among the others, held by this process and by whoever inherits the descriptor: its trainer's supervisor."""
 
     node: int
     descriptor: int
@@ -90,25 +90,17 @@ class Seat:
 
 
 @contextmanager
-def take_seat(layout: RunLayout, node: int, waits: Callable[[], None]) -> Iterator[Seat]:
+def take_seat(layout: RunLayout, node: int, waits: Callable[[], None]) -> Iterator[NodeSeat]:
     """Hold the node's seat. While another host holds it `waits` is called: whoever comes second is its spare."""
     path = layout.node(node)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        while not _locked(descriptor):
+        while not try_lock(descriptor, path):
             waits()
-        yield Seat(node, descriptor, os.urandom(8).hex())
+        yield NodeSeat(node, descriptor, os.urandom(8).hex())
     finally:
         os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
 
 
 class NodeWatch:
@@ -122,8 +114,8 @@ class NodeWatch:
         self._files = {node: layout.node(node) for node in range(1, place.nodes)}
         self._signs = {node: _read_sign(path) for node, path in self._files.items()}
         self._looked, self._watched_seconds = clock(), 0.0
-        self._failed: dict[int, float] = {}  # the same, of a word that its ranks ended badly
-        self._heard: dict[int, float] = {}  # after how many of them a sign changed: what stood there before says nothing
+        self._heard: dict[int, float] = {}  # after how many of these a sign changed: what stood there before says nothing
+        self._failed: dict[int, float] = {}  # the same, of the word that its ranks ended badly
 
     def look(self) -> None:
         """Note who has given a sign since the last look."""

@@ -7,6 +7,7 @@ Following `inputs` from receipt to receipt is how one walks from a score back to
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -112,20 +113,23 @@ def receipts_in(folder: Path) -> Iterator[Receipt]:
             yield receipt
 
 
-def check_files(folder: Path, receipt: Receipt) -> list[str]:
-    """What is wrong with the files that the receipt lists: one line each, none when all agree."""
-    wrong = []
-    for file in receipt.files:
-        path = folder / file.path
-        if not path.resolve().is_relative_to(folder.resolve()) or path.is_symlink():
-            wrong.append(f"{file.path}: leads out of its folder")
-        elif not path.is_file():
-            wrong.append(f"{file.path}: is missing")
-        elif path.stat().st_size != file.bytes:
-            wrong.append(f"{file.path}: has {path.stat().st_size} bytes, its receipt says {file.bytes}")
-        elif digest_file(path) != file.sha256:
-            wrong.append(f"{file.path}: its content does not match the digest in its receipt")
-    return wrong
+def check_files(folder: Path, receipt: Receipt, at_once: int = 1) -> list[str]:
+    """What is wrong with the files that the receipt lists: one line each, none when all agree. `at_once` are digested side by side."""
+    with ThreadPoolExecutor(at_once) as pool:
+        return [wrong for wrong in pool.map(lambda file: _check_file(folder, file), receipt.files) if wrong is not None]
+
+
+def _check_file(folder: Path, file: FileDigest) -> str | None:
+    path = folder / file.path
+    if not path.resolve().is_relative_to(folder.resolve()) or path.is_symlink():
+        return f"{file.path}: leads out of its folder"
+    if not path.is_file():
+        return f"{file.path}: is missing"
+    if path.stat().st_size != file.bytes:
+        return f"{file.path}: has {path.stat().st_size} bytes, its receipt says {file.bytes}"
+    if digest_file(path) != file.sha256:
+        return f"{file.path}: its content does not match the digest in its receipt"
+    return None
 
 
 def seal_folder(folder: Path, receipt: Receipt) -> Receipt:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from flows.training import fruitless_crashes, ranks_words
+from flows.crashes import fruitless_crashes, ranks_words
 from flows.work import is_permanent
 from k2.launch.evaluator import EvaluatorClosed, EvaluatorFailed
 from k2.publish.failure import PublishFailed, PublishRefused

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from leases import past_lease
 
 from flows.deciding import Asked, answer_if_overdue, decide_incident, decide_overdue, note_asked, read_asked, wake
 from flows.run import Run
@@ -22,7 +23,7 @@ def opened_run(tmp_path: Path, *overrides: str, at: str = LONG_AGO) -> Run:
     """A run that waits for an answer to incident 1."""
     recipe, layout = load_recipe(MINI, ('spikes.mode="confirm"', *overrides)), RunLayout(tmp_path / "mini")
     create_or_open(layout, recipe, Place())
-    run = Run(recipe, Place(), layout, None, None, None, lambda _line: None)  # type: ignore[arg-type]
+    run = Run(recipe, Place(), layout, past_lease(layout), None, None, lambda _line: None)  # type: ignore[arg-type]
     run.record(
         AttemptStarted(attempt=1, stage="stage1", checkpoint=None, first_step=1),
         IncidentOpened(at=at, incident=1, stage="stage1", attempt=1, kind="malignant.long", onset_step=6, verdict_step=9),

@@ -101,7 +101,7 @@ def test_a_password_in_an_address_is_not_repeated(
 
 def test_a_recipe_or_a_place_that_is_refused_is_refused_as_by_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = tmp_path / "place.toml"
-    place.write_text('nodes = 3\nrendezvous = "127.0.0.1:29500"\n')
+    place.write_text('device = "cpu"\nnodes = 3\nrendezvous = "127.0.0.1:29500"\n')
     assert main(["doctor", MINI, "--place", str(place)]) == 2
     assert "2 ranks cannot be shared evenly by nodes = 3" in capsys.readouterr().err
     assert main(["doctor", "--set", "layout.data=2"]) == 2
@@ -156,7 +156,7 @@ def test_a_folder_is_tried_out_where_it_would_be_made(tmp_path: Path) -> None:
 def test_a_runs_directory_that_does_not_lock_or_is_not_shared_is_said() -> None:
     ground = Ground(Path("/mnt"), "nfs")
     assert failing(judge_ground(patient(), replace(ground, locks=False))) == ["runs directory"]
-    two = patient(nodes=2, rendezvous="10.0.0.1:29500")
+    two = patient(device="cpu", nodes=2, rendezvous="10.0.0.1:29500")
     assert [check.name for check in judge_ground(two, ground)] == ["runs directory"]
     assert [check.name for check in judge_ground(two, replace(ground, file_system="ext4"))] == ["runs directory", "shared by nodes"]
     assert [check.name for check in judge_ground(patient(), replace(ground, skew_seconds=-60.0))] == ["runs directory", "clock"]
@@ -243,10 +243,10 @@ def test_what_the_driver_says_is_read_by_its_form() -> None:
 def test_the_rendezvous_must_be_reached_and_its_port_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = f"127.0.0.1:{server.getsockname()[1]}"
-        place = Place(nodes=2, rendezvous=taken)
+        place = Place(device="cpu", nodes=2, rendezvous=taken)
         assert judge_meeting(place, meet(place, taken)).verdict == "fails"
     assert judge_meeting(place, meet(place, taken)).verdict == "ok"
-    nowhere = Place(nodes=2, rendezvous="255.255.255.255:29500")
+    nowhere = Place(device="cpu", nodes=2, rendezvous="255.255.255.255:29500")
     assert "cannot be reached" in judge_meeting(nowhere, meet(nowhere, "255.255.255.255:29500")).hint
 
 

@@ -4,6 +4,7 @@ import fcntl
 from pathlib import Path
 
 import pytest
+from leases import past_lease
 
 from flows import work
 from flows.device import device_held
@@ -62,7 +63,7 @@ def run(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Run
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     recipe, layout = load_recipe(MINI), RunLayout(tmp_path / "mini")
     create_or_open(layout, recipe, Place())
-    made = Run(recipe, Place(), layout, None, RecordedEvaluator(layout), None, said.append)  # type: ignore[arg-type]
+    made = Run(recipe, Place(), layout, past_lease(layout), RecordedEvaluator(layout), None, said.append)  # type: ignore[arg-type]
     made.record(
         AttemptStarted(attempt=1, stage="stage1", checkpoint=None, first_step=1), AttemptEnded(attempt=1, outcome="completed", exit_code=0)
     )

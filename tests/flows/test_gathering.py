@@ -16,7 +16,7 @@ from k2.run.layout import RunLayout
 from k2.run.nodes import take_seat
 from k2.run.opening import create_or_open
 
-TWO = Place(nodes=2, rendezvous="127.0.0.1:29500")
+TWO = Place(device="cpu", nodes=2, rendezvous="127.0.0.1:29500")
 RECIPE = load_recipe(str(Path(__file__).parents[1] / "mini.toml"))
 
 
@@ -33,7 +33,7 @@ def run(tmp_path: Path) -> Run:
 
 def test_a_run_that_is_driven_elsewhere_is_refused_before_anything_is_done(run: Run) -> None:
     with pytest.raises(Unreachable, match=r"the run is driven where it points to|cannot be reached"):
-        pursue(replace(run, place=Place(nodes=2, rendezvous="192.0.2.7:29500")), None)  # type: ignore[arg-type]
+        pursue(replace(run, place=Place(device="cpu", nodes=2, rendezvous="192.0.2.7:29500")), None)  # type: ignore[arg-type]
 
 
 def test_a_stop_that_is_asked_for_ends_the_waiting(run: Run) -> None:

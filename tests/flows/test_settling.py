@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from leases import past_lease
 
 from flows.loop import Settling
 from flows.run import Run
@@ -32,7 +33,7 @@ def run(tmp_path: Path) -> Run:
     """A run whose first stage is trained: three checkpoints, nothing settled."""
     recipe, layout = load_recipe(MINI), RunLayout(tmp_path / "mini")
     create_or_open(layout, recipe, Place())
-    made = Run(recipe, Place(), layout, None, NoEvaluator(), None, lambda _line: None)  # type: ignore[arg-type]
+    made = Run(recipe, Place(), layout, past_lease(layout), NoEvaluator(), None, lambda _line: None)  # type: ignore[arg-type]
     made.record(
         AttemptStarted(attempt=1, stage="stage1", checkpoint=None, first_step=1), AttemptEnded(attempt=1, outcome="completed", exit_code=0)
     )

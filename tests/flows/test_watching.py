@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from leases import past_lease
 
 from flows.run import Run
 from flows.training import Beside, watch_to_the_end
@@ -28,7 +29,7 @@ def opened_run(tmp_path: Path, mode: str) -> Run:
     overrides = ("stages.stage1.steps_per_chunk=60", "spikes.persistence_steps=8", f'spikes.mode="{mode}"')
     recipe, layout = load_recipe(MINI, overrides), RunLayout(tmp_path / "mini")
     create_or_open(layout, recipe, Place())
-    run = Run(recipe, Place(), layout, None, None, None, lambda _line: None)  # type: ignore[arg-type]
+    run = Run(recipe, Place(), layout, past_lease(layout), None, None, lambda _line: None)  # type: ignore[arg-type]
     run.record(AttemptStarted(attempt=1, stage="stage1", checkpoint=None, first_step=1))
     path = layout.metrics("stage1", 1)
     path.parent.mkdir(parents=True)

@@ -30,7 +30,7 @@ def ranks_of_node_1(machine: Machine) -> list[int]:
 
 def test_a_spare_takes_over_and_ranks_that_never_met_the_others_end_the_attempt(machine: Machine, reference: Machine) -> None:
     place = machine.root / "two_nodes.toml"
-    place.write_text(machine.place.read_text() + f'nodes = 2\nrendezvous = "127.0.0.1:{free_port()}"\n')
+    place.write_text(machine.place.read_text() + f'device = "cpu"\nnodes = 2\nrendezvous = "127.0.0.1:{free_port()}"\n')
     joined: dict[int, subprocess.Popen[str]] = {}
     for _ in range(2):
         process = machine.start("join", "mini", "--node", "1")

@@ -58,7 +58,7 @@ def test_a_fresh_start_names_no_checkpoint() -> None:
 
 
 def test_a_node_starts_its_share_and_meets_the_others_at_the_rendezvous() -> None:
-    place = Place(nodes=2, rendezvous="10.0.0.1:29500")
+    place = Place(device="cpu", nodes=2, rendezvous="10.0.0.1:29500")
     meeting = Meeting(1, "10.0.0.2", "eth1", "0123456789abcdef")
     command = trainer_command(RECIPE, place, LAYOUT, FRESH, {}, device="cpu", meeting=meeting)
     launcher = " ".join(command.argv).partition(" -m torch.distributed.run ")[2].partition(" -m k2.train ")[0]

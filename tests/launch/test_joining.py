@@ -18,7 +18,7 @@ from k2.run.opening import NoSuchRun, create_or_open
 from k2.run.plan import Train
 
 RECIPE = load_recipe(str(Path(__file__).parents[1] / "mini.toml"))
-TWO = Place(nodes=2, rendezvous="127.0.0.1:29500")
+TWO = Place(device="cpu", nodes=2, rendezvous="127.0.0.1:29500")
 
 
 def run_at(root: Path, place: Place) -> RunLayout:
@@ -87,7 +87,7 @@ def test_the_way_to_this_host_is_its_loopback() -> None:
 
 def test_a_run_is_not_driven_from_another_host_than_the_rendezvous() -> None:
     with pytest.raises(Unreachable, match=r"rendezvous = '192\.0\.2\.7:29500'"):  # an address for documentation, which nobody has
-        check_driver(Place(nodes=2, rendezvous="192.0.2.7:29500"))
+        check_driver(Place(device="cpu", nodes=2, rendezvous="192.0.2.7:29500"))
 
 
 def test_a_name_that_leads_to_the_loopback_is_none_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_a_name_that_leads_to_the_loopback_is_none_for_others(monkeypatch: pytes
     debian = {"login1": "127.0.1.1"}  # as Debian writes a host's own name into its /etc/hosts
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: usual(debian.get(host, host), *rest, **more))
     with pytest.raises(Unreachable, match="leads to the loopback on this host"):
-        check_driver(Place(nodes=2, rendezvous="login1:29500"))
+        check_driver(Place(device="cpu", nodes=2, rendezvous="login1:29500"))
 
 
 def test_a_name_that_nobody_has_says_so() -> None:

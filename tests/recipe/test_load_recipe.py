@@ -97,6 +97,7 @@ def test_a_layout_that_does_not_divide_is_refused_with_the_numbers(overrides: tu
     ("lines", "words"),
     [
         ("nodes = 2", "cannot find each other without rendezvous"),
+        ('nodes = 2\nrendezvous = "10.0.0.1:29500"', "nodes = 2 hosts must agree"),
         ('rendezvous = "10.0.0.1:29500"', "has no effect with nodes = 1"),
         ('nodes = 2\nrendezvous = "10.0.0.1"', "rendezvous"),
         ('nodes = 2\nrendezvous = "-x:29500"', "rendezvous"),

@@ -1,5 +1,6 @@
 """One writer a run, and death frees it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,3 +32,13 @@ def test_the_second_writer_is_told_who_holds_the_run(tmp_path: Path) -> None:
         with hold(layout):
             assert is_held(layout)
     assert not is_held(layout)
+
+
+def test_whoever_lost_the_run_to_another_writes_nothing_more(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path / "run")
+    with hold(layout) as cut_off:
+        cut_off.confirm(layout)
+    with hold(layout) as other:  # as where a shared disk has freed the lock of a host that it no longer hears
+        with pytest.raises(RunHeld, match=f"was taken over by process {os.getpid()} "):
+            cut_off.confirm(layout)
+        other.confirm(layout)

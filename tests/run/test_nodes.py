@@ -11,7 +11,7 @@ from k2.run.nodes import NodeWatch, call_nodes, dismiss_nodes, read_call, take_s
 from k2.run.plan import Train
 
 SEGMENT = Train("stage1", 3, "ckpt_002", 17)
-TWO = Place(nodes=2, rendezvous="127.0.0.1:29500", node_silence_seconds=5.0)
+TWO = Place(device="cpu", nodes=2, rendezvous="127.0.0.1:29500", node_silence_seconds=5.0)
 
 
 class Clock:
