@@ -109,7 +109,7 @@ def main() -> int:
         for trap in traps:
             failure = failure_without(trap, copy)
             held += failure is None
-            print(f"{trap.what}\n    {trap.test.rpartition('/')[2]}\n    {failure or 'HELD: it passes without the guard'}", flush=True)
+            print(f"{trap.what}\n    {trap.test.removeprefix('tests/')}\n    {failure or 'HELD: it passes without the guard'}", flush=True)
     print(f"{len(traps) - held} of {len(traps)} traps are seen by their test")
     return 1 if held else 0
 
