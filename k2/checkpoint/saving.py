@@ -18,11 +18,12 @@ from torch import Tensor
 from k2.checkpoint.agreement import AgreedProblem, agree
 from k2.checkpoint.commit import Commit, GivenUp, Measured, Share
 from k2.checkpoint.placed import PlacedPiece, TrainingState
-from k2.checkpoint.shard import BLOCK_BYTES, Kind, Piece, shard_name, write_shard
+from k2.checkpoint.shard import Kind, shard_name, write_shard
 from k2.run.injection import strike
 from k2.run.receipt import Receipt
 
 RETRY_SECONDS = (0.5, 2.0)  # a full disk may be made room on, a shared one answers again
+_BLOCK = 1 << 20
 _NICENESS = 10  # of the thread once it has copied, for which the training waits: where every core computes, it takes what they leave
 
 
@@ -107,7 +108,11 @@ class Saver:
                 flight.copied.set()
             with contextlib.suppress(OSError, AttributeError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-            self._write(flight, state)
+            measured = _measured(state, self._copies)
+            if measured.not_finite:
+                flight.not_finite = _cannot_be_saved(flight.order, measured.not_finite)
+            else:
+                self._write(flight, state.pieces, measured)
         except Exception as error:  # the boundary of the thread: the training is told when it settles
             flight.problem = _cannot_save(flight.order, error)
         finally:
@@ -128,19 +133,15 @@ class Saver:
                 for copy, part in zip(self._copies[kind], parts, strict=True):
                     copy.copy_(part, non_blocking=part.is_cuda)
 
-    def _write(self, flight: _Flight, state: TrainingState) -> None:
-        """Measure, write and sync this rank's file, and hand it in; again after a while where the disk would not take it."""
+    def _write(self, flight: _Flight, pieces: Sequence[PlacedPiece], measured: Measured) -> None:
+        """Write and sync this rank's file, and hand it in; again after a while where the disk would not take it."""
         commit, step = flight.order.commit, flight.order.receipt.facts.get("step")
-        numbers = [(placed.piece, _floats(placed, self._copies)) for placed in state.pieces]
+        numbers = [(placed.piece, _floats(placed, self._copies)) for placed in pieces]
         for delay in (*RETRY_SECONDS, None):
-            gauge = _Gauge(state)
             try:
-                file = write_shard(commit.open() / shard_name(self.rank), numbers, state.updates, gauge.see)
+                file = write_shard(commit.open() / shard_name(self.rank), numbers, measured.updates)
                 strike("ckpt.after_shard", step)
-                if gauge.lost:
-                    flight.not_finite = _cannot_be_saved(flight.order, gauge.lost)
-                else:
-                    commit.hand_in(self.rank, Share(file=file, measured=gauge.measured()))
+                commit.hand_in(self.rank, Share(file=file, measured=measured))
                 return
             except OSError:
                 if delay is None:
@@ -163,33 +164,18 @@ def _floats(placed: PlacedPiece, copies: Mapping[Kind, Sequence[Tensor]]) -> dic
     return {kind: run_of(placed, parts).numpy().data for kind, parts in copies.items()}
 
 
-class _Gauge:
-    """Measures a rank's numbers block by block, as they are written."""
-
-    def __init__(self, state: TrainingState) -> None:
-        self.lost = 0  # numbers that are none
-        self._updates = state.updates
-        self._counted = {placed.piece.name for placed in state.pieces if placed.counted}
-        self._squares: dict[Kind, list[float]] = {kind: [] for kind in state.partitions}
-
-    def see(self, piece: Piece, kind: Kind, block: memoryview) -> None:
-        numbers = torch.frombuffer(block, dtype=torch.float32)
-        found = square(numbers)
-        if not math.isfinite(found):
-            self.lost += int((~torch.isfinite(numbers)).sum())
-        if piece.name in self._counted:
-            self._squares[kind].append(found)
-
-    def measured(self) -> Measured:
-        """Of all that was seen."""
-        return Measured(
-            updates=self._updates, squares={kind: math.fsum(parts) for kind, parts in self._squares.items()}, not_finite=self.lost
-        )
+def _measured(state: TrainingState, copies: Mapping[Kind, Sequence[Tensor]]) -> Measured:
+    squares = {
+        kind: math.fsum(square(run_of(placed, parts)) for placed in state.pieces if placed.counted) for kind, parts in copies.items()
+    }
+    runs = [run_of(placed, parts) for parts in copies.values() for placed in state.pieces]
+    lost = 0 if math.isfinite(sum(squares.values())) else sum(int((~torch.isfinite(run)).sum()) for run in runs)
+    return Measured(updates=state.updates, squares=squares, not_finite=lost)
 
 
 def square(numbers: Tensor) -> float:
     """The sum of squares: in float32 within a block, in float64 over the blocks, so that layouts agree to a millionth."""
-    return math.fsum(float(torch.linalg.vector_norm(block)) ** 2 for block in torch.split(numbers, BLOCK_BYTES // 4))
+    return math.fsum(float(torch.linalg.vector_norm(block)) ** 2 for block in torch.split(numbers, _BLOCK))
 
 
 def run_of(placed: PlacedPiece, parts: Sequence[Tensor]) -> Tensor:

@@ -5,12 +5,11 @@ to is said without any layout (whole shape, slice, first element), so every othe
 """
 
 import hashlib
-import itertools
 import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -23,7 +22,7 @@ MOMENTS: tuple[Kind, ...] = ("exp_avg", "exp_avg_sq")
 STATE = "state"  # the folder of a checkpoint that holds the shards
 SUFFIX = ".safetensors"
 PIECES, UPDATES = "k2.pieces", "k2.updates"  # what we say in the file's header
-BLOCK_BYTES = 4 << 20  # measured, digested and written while it lies in the processor's cache
+_BLOCK_BYTES = 4 << 20  # digested and written while it lies in the processor's cache
 _FLOAT_BYTES = 4
 
 
@@ -55,22 +54,16 @@ def shard_name(rank: int) -> str:
     return f"rank_{rank:05d}{SUFFIX}"
 
 
-def write_shard(
-    path: Path,
-    numbers: Iterable[tuple[Piece, Mapping[Kind, memoryview]]],
-    updates: int,
-    seen: Callable[[Piece, Kind, memoryview], None] = lambda _piece, _kind, _block: None,
-) -> FileDigest:
+def write_shard(path: Path, numbers: Iterable[tuple[Piece, Mapping[Kind, memoryview]]], updates: int) -> FileDigest:
     """Write the pieces (a piece's moments may be absent: never updated) and force them to the disk; the file's digest.
 
-    `updates` is how many times the optimizer has updated them. `seen` is given each block of numbers, as bytes, just before it is
-    digested and written. `OSError` when it cannot be written whole.
+    `updates` is how many times the optimizer has updated them. `OSError` when it cannot be written whole.
     """
     listed = list(numbers)
     header = _header(listed, updates)
     hashed, size = hashlib.sha256(), 0
     with path.open("wb", buffering=0) as file:
-        for block in itertools.chain([memoryview(header)], _blocks(listed, seen)):
+        for block in _blocks([memoryview(header), *(buffer.cast("B") for _, kinds in listed for buffer in kinds.values())]):
             hashed.update(block)
             size += len(block)
             left = block
@@ -100,13 +93,7 @@ def _header(listed: list[tuple[Piece, Mapping[Kind, memoryview]]], updates: int)
     return struct.pack("<Q", len(text)) + text
 
 
-def _blocks(
-    listed: Iterable[tuple[Piece, Mapping[Kind, memoryview]]], seen: Callable[[Piece, Kind, memoryview], None]
-) -> Iterator[memoryview]:
-    for piece, kinds in listed:
-        for kind, numbers in kinds.items():
-            buffer = numbers.cast("B")
-            for number in range(math.ceil(buffer.nbytes / BLOCK_BYTES)):
-                block = buffer[number * BLOCK_BYTES : (number + 1) * BLOCK_BYTES]
-                seen(piece, kind, block)
-                yield block
+def _blocks(buffers: Iterable[memoryview]) -> Iterable[memoryview]:
+    for buffer in buffers:
+        for number in range(math.ceil(buffer.nbytes / _BLOCK_BYTES)):
+            yield buffer[number * _BLOCK_BYTES : (number + 1) * _BLOCK_BYTES]
