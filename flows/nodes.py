@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 
 from flows.run import Run
+from k2.launch.local import Trainer
+from k2.launch.pulse import Pulse
 from k2.run.control import read_stop_request, request_stop
 from k2.run.ledger import last_attempt
-from k2.run.nodes import SIGN_SECONDS, NodeWatch, Sign, read_call
+from k2.run.nodes import SIGN_SECONDS, NodeWatch, Sign
 
 _LOOK_SECONDS = 0.25
 
@@ -46,10 +48,13 @@ class Nodes:
                 gone[node] = f"ended, and {sign.host} has taken its place"
         return self._named(gone)
 
-    def failed(self) -> str | None:
-        """Which of them lives without its ranks: the others may wait for what never comes."""
-        call = read_call(self._run.layout)
-        return self._named(dict.fromkeys(() if call is None else self._watch.failed(call), "lives, but its ranks have ended"))
+    def why_hopeless(self, trainer: Trainer, pulse: Pulse) -> str | None:
+        """Why a living trainer must be killed: it hangs, a host is lost, or one lives without its ranks, which the others may wait for."""
+        if pulse.stalled:
+            return f"no step for {pulse.silent_seconds:.0f} s: the trainer hangs and is killed"
+        failed = () if trainer.call is None else self._watch.failed(trainer.call)
+        gone = self.lost() or self._named(dict.fromkeys(failed, "lives, but its ranks have ended"))
+        return None if gone is None else f"{gone}: the attempt is ended, the other ranks cannot go on"
 
     def _named(self, how: dict[int, str]) -> str | None:
         return ", ".join(f"node {node} ({self._gathered[node].host}) {words}" for node, words in how.items()) or None

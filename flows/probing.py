@@ -65,11 +65,8 @@ def _train_again(run: Run, action: Train, asked: Callable[[], str | None]) -> in
         strike("probe.started")
         while (code := trainer.poll()) is None:
             pulse.observe()
-            if pulse.stalled:
-                run.say(f"no step for {pulse.silent_seconds:.0f} s: the probe hangs and is killed")
-                trainer.kill()
-            elif (lost := nodes.lost() or nodes.failed()) is not None:
-                run.say(f"{lost}: the probe is ended")
+            if (why := nodes.why_hopeless(trainer, pulse)) is not None:
+                run.say(why)
                 trainer.kill()
             reason = asked()
             if reason is not None and read_stop_request(run.layout) is None:

@@ -117,14 +117,19 @@ def choose_address(host: str, port: int, environ: Mapping[str, str]) -> Address:
             f"host {host} lies beyond loopback, where anybody could start flows and read secrets: set "
             f"PREFECT_SERVER_API_AUTH_STRING=user:{secrets.token_urlsafe(9)} (or another) first, or use 127.0.0.1"
         )
+    try:
+        return Address(host, usable_port(host, port))
+    except OSError as error:
+        raise ServiceRefused(f"port {port} of {host} cannot be used ({error.strerror}); give another with --port") from error
+
+
+def usable_port(host: str, port: int) -> int:
+    """The port, or a free one for 0. `OSError` where nobody can listen there now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ServiceRefused(f"port {port} of {host} cannot be used ({error.strerror}); give another with --port") from error
-        return Address(host, int(probe.getsockname()[1]))
+        probe.bind((host, port))
+        return int(probe.getsockname()[1])
 
 
 def home_of(runs_dir: Path) -> Path:

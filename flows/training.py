@@ -153,20 +153,12 @@ class _Following:
             self._beside.see(record)
         for alarm in self._alarms.new():
             self._run.say(f"ALARM: {alarm}")
-        if self._trainer.poll() is None:
-            self._kill_if_hopeless()
+        if self._trainer.poll() is None and (why := self._nodes.why_hopeless(self._trainer, self._pulse)) is not None:
+            self._run.say(why)
+            self._trainer.kill()
         self._pass_on(self._beside.asked())
         self._insist(len(records))
         time.sleep(POLL_SECONDS)
-
-    def _kill_if_hopeless(self) -> None:
-        """Where it hangs, or has lost a node."""
-        if self._pulse.stalled:
-            self._run.say(f"no step for {self._pulse.silent_seconds:.0f} s: the trainer hangs and is killed")
-            self._trainer.kill()
-        elif (lost := self._nodes.lost() or self._nodes.failed()) is not None:
-            self._run.say(f"{lost}: the attempt is ended, the other ranks cannot go on")
-            self._trainer.kill()
 
     def _insist(self, num_steps: int) -> None:
         """Ask, wait, then SIGTERM to every process of the trainer, then SIGKILL: no verdict hangs on one rank that does not listen."""

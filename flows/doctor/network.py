@@ -10,7 +10,7 @@ import psutil
 
 from flows.doctor.check import Check, Patient, fails, fine, note
 from flows.prefect_api import api_reachable
-from flows.service import LOOPBACK, Service, ServiceRefused, choose_address, home_of, read_service
+from flows.service import LOOPBACK, Service, ServiceRefused, choose_address, home_of, read_service, usable_port
 from k2.launch.network import Unreachable, check_driver, way_to
 from k2.recipe.place import Place
 
@@ -120,7 +120,11 @@ def meet(place: Place, rendezvous: str) -> Meeting:
         check_driver(place)
     except Unreachable as error:
         return Meeting(way, elsewhere=str(error))
-    return Meeting(way, taken=_why_taken(way[0], int(rendezvous.rpartition(":")[2])))
+    try:
+        usable_port(way[0], int(rendezvous.rpartition(":")[2]))
+    except OSError as error:
+        return Meeting(way, taken=error.strerror or str(error))
+    return Meeting(way)
 
 
 def ask_server(patient: Patient, environ: Mapping[str, str]) -> Server:
@@ -135,14 +139,3 @@ def ask_server(patient: Patient, environ: Mapping[str, str]) -> Server:
         refused = str(error)
     with_password = bool(environ.get("PREFECT_API_AUTH_STRING") or environ.get("PREFECT_API_KEY"))
     return Server(address, api_reachable(address) if near and address else None, with_password, service, refused)
-
-
-def _why_taken(host: str, port: int) -> str | None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return error.strerror or str(error)
-    return None

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import assert_never
 
 from flows.doctor.check import Check, Patient, fails, fine, note, standing_folder
-from k2.publish.credentials import setting
 from k2.publish.hub import lacking_token
 from k2.publish.s3 import lacking_credentials
 from k2.publish.target import FolderTarget, HubTarget, S3Target, Target, TargetError, resolve_targets
@@ -38,9 +37,7 @@ def check_target(target: Target, place: Place) -> Check:
         case FolderTarget(path=path):
             return _check_folder(name, path)
         case S3Target():
-            half = setting("AWS_ACCESS_KEY_ID") and not setting("AWS_SECRET_ACCESS_KEY")
-            lacking = lacking_credentials(target) or (f"{target}: AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY" if half else None)
-            return judge_credentials(name, str(target), lacking, place)
+            return judge_credentials(name, str(target), lacking_credentials(target), place)
         case HubTarget():
             return judge_credentials(name, str(target), lacking_token(target), place)
     assert_never(target)

@@ -27,10 +27,6 @@ class Writing:
     beside: int
     published: int
 
-    @property
-    def in_the_run(self) -> int:
-        return self.checkpoints + self.exports + self.data + self.beside
-
 
 def writing_of(recipe: Recipe) -> Writing:
     """What a run of the recipe writes until its end, without pins, and with no incident's evidence."""

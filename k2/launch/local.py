@@ -54,7 +54,7 @@ class Trainer:
     ) -> None:
         """`call`: where several nodes were called to it, of which `node` is this one."""
         self._process, self._layout, self._grace_seconds = process, layout, grace_seconds
-        self._node, self._call = node, call
+        self._node, self.call = node, call
         self._code: int | None = None
         self.attempt = attempt
 
@@ -142,7 +142,7 @@ class Trainer:
             return self._code
         if code < 0:
             end_strays(mark("trainer", self._layout, self._node))
-        if self._node == 0 and self._call is not None:
-            dismiss_nodes(self._layout, self._call)
+        if self._node == 0 and self.call is not None:
+            dismiss_nodes(self._layout, self.call)
         self._code = code if code >= 0 else 128 - code
         return self._code

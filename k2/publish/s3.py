@@ -191,6 +191,8 @@ def _open(target: S3Target, part_bytes: int) -> S3Store:
 
 def lacking_credentials(target: S3Target) -> str | None:
     """What the target needs that neither the environment nor a loan has; None where it has."""
+    if setting("AWS_ACCESS_KEY_ID") and not setting("AWS_SECRET_ACCESS_KEY"):
+        return f"{target}: AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY"
     if any(setting(name) for name in _CREDENTIALS):
         return None
     return f"{target} needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or place.credentials"
